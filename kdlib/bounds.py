@@ -1,0 +1,163 @@
+"""The transfer risk bounds (section 3): how often the student's sign differs from the teacher's.
+
+R2 and R3 are the same event with two lengths `s(x)`: the teacher is doubtful where
+
+    |z_t(x)| <= s(x) sqrt(||w*||^2 - ||w_n||^2),
+
+`s(x) = ||phi(x)||` for the angle bound and `s(x) = sigma_n(x)`, the power function, for the sharper one. Each bound
+is the probability of its event, estimated on held-out inputs with an exact (Clopper-Pearson) interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import beta
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A probability estimated on `trials` held-out inputs, for each `n` of the path.
+
+    Attributes
+    ----------
+    n : `(k,)` integers, the sample sizes quoted together.
+    estimate, lower, upper : `(k,)`. All `k` intervals hold at once with probability at least `1 - delta`.
+    trials, delta : number of held-out inputs; the probability that some interval fails.
+    """
+
+    n: np.ndarray
+    estimate: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    trials: int
+    delta: float
+
+
+def clopper_pearson(successes, trials, delta=0.05):
+    """The exact two-sided interval of level `1 - delta` for a binomial probability: `(lower, upper)` arrays."""
+    successes = np.asarray(successes)
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must be in (0, 1), not {delta}")
+    if trials < 1 or np.any(successes < 0) or np.any(successes > trials):
+        raise ValueError(f"successes must be in 0..{trials}, and at least one trial is needed")
+    lower = np.where(successes > 0, beta.ppf(delta / 2, np.maximum(successes, 1), trials - successes + 1), 0.0)
+    upper = np.where(
+        successes < trials, beta.ppf(1 - delta / 2, successes + 1, np.maximum(trials - successes, 1)), 1.0
+    )
+    return lower, upper
+
+
+def transfer_risk(path, teacher_logits, *, n=None, delta=0.05):
+    """`R_n = P[sgn z_n(x) != sgn z_t(x)]`, measured on the path's held-out inputs.
+
+    Parameters
+    ----------
+    path : `kdlib.path.InterpolationPath` with `cross`.
+    teacher_logits : `(M,)`, the teacher's `z_t` on the held-out inputs.
+    n : sample sizes quoted together (`delta` is split over them); None for all of `1..N`.
+    """
+    n, teacher = _sizes(path, n), _teacher(path, teacher_logits)
+    return _held_out(np.sign(path.predict(n)) != np.sign(teacher)[:, None], n, delta)
+
+
+def angle_bound(path, teacher_logits, squared_norm, *, n=None, delta=0.05):
+    """R2, the transfer risk bound of Ji & Zhu: `R_n <= p(pi/2 - alpha_n)`, for each `n`.
+
+    Parameters
+    ----------
+    path : `kdlib.path.InterpolationPath` with `cross` and `diagonal`, its targets the teacher's logits.
+    teacher_logits : `(M,)`, `z_t` on the held-out inputs, which must be independent of the training inputs.
+    squared_norm : `||w*||^2` of the realisable teacher `z_t(x) = <phi(x), w*>` (or an upper bound on it).
+    n : sample sizes quoted together (`delta` is split over them); None for all of `1..N`.
+
+    Returns
+    -------
+    `HeldOut`: the probability of the event above with `s = ||phi(x)||`.
+
+    Raises
+    ------
+    ValueError : `squared_norm` below some `||w_n||^2`, which contradicts R1: the teacher is not of that norm.
+    """
+    return _doubt(path, teacher_logits, squared_norm, n, delta, lambda n: np.sqrt(_diagonal(path))[:, None])
+
+
+def power_function_bound(path, teacher_logits, squared_norm, *, n=None, delta=0.05):
+    """R3: `R_n <= P[|z_t(x)| <= sigma_n(x) sqrt(||w*||^2 - ||w_n||^2)]`, for each `n`. Never worse than R2.
+
+    Arguments, result and errors as in `angle_bound`.
+    """
+    return _doubt(path, teacher_logits, squared_norm, n, delta, path.power_function)
+
+
+def transfer_angle(path, squared_norm):
+    """`alpha_n = angle(w_n, w*)` in radians for `n = 1..N`, from `cos alpha_n = ||w_n|| / ||w*||` (R1)."""
+    return np.arccos(np.sqrt(np.clip(path.squared_norm / squared_norm, 0.0, 1.0)))
+
+
+def oracle_bound(path, teacher_logits, *, n=None, delta=0.05, bound=power_function_bound):
+    """R6: a bound for a teacher that is *not* in the student's space, with the student of all `N` as the oracle.
+
+    `R_n <= P[sgn z_N != sgn z_t] + bound(n | N)`, where `bound` (R2 or R3) treats `z_N`, of norm `||w_N||`, as the
+    teacher. Half of `delta` goes to each term, and is split there over the quoted `n`.
+
+    Returns
+    -------
+    `HeldOut`, its estimate and ends the sums of the two terms' (the upper end cut at one).
+    """
+    largest, squared_norm = len(path), float(path.squared_norm[-1])
+    sizes = _sizes(path, n)
+    outside = transfer_risk(path, teacher_logits, n=[largest], delta=delta / 2)
+    inside = bound(path, path.predict(largest), squared_norm, n=sizes, delta=delta / 2)
+    return HeldOut(
+        n=sizes,
+        estimate=np.minimum(outside.estimate + inside.estimate, 1.0),
+        lower=outside.lower + inside.lower,
+        upper=np.minimum(outside.upper + inside.upper, 1.0),
+        trials=inside.trials,
+        delta=delta,
+    )
+
+
+def _doubt(path, teacher_logits, squared_norm, n, delta, length):
+    n, teacher = _sizes(path, n), _teacher(path, teacher_logits)
+    student = path.squared_norm[n - 1]
+    if student.ndim != 1:
+        raise ValueError("the transfer risk bounds are for one scalar teacher: targets of shape (N,)")
+    gap = float(squared_norm) - student
+    worst = int(np.argmin(gap))
+    if not gap[worst] >= -1e-8 * student[worst]:
+        raise ValueError(
+            f"squared_norm {float(squared_norm):.6g} is below ||w_n||^2 = {student[worst]:.6g} at n = {n[worst]}: the teacher "
+            "is not in the student's space with that norm (R1). For such a teacher use `oracle_bound` (R6)"
+        )
+    doubtful = np.abs(teacher)[:, None] <= length(n) * np.sqrt(np.maximum(gap, 0.0))
+    return _held_out(doubtful, n, delta)
+
+
+def _held_out(events, n, delta):
+    trials = len(events)
+    successes = events.sum(axis=0)
+    lower, upper = clopper_pearson(successes, trials, delta / len(n))
+    return HeldOut(n=n, estimate=successes / trials, lower=lower, upper=upper, trials=trials, delta=delta)
+
+
+def _sizes(path, n):
+    sizes = np.arange(1, len(path) + 1) if n is None else np.atleast_1d(np.asarray(n))
+    if sizes.size == 0 or not np.issubdtype(sizes.dtype, np.integer) or sizes.min() < 1 or sizes.max() > len(path):
+        raise ValueError(f"n must hold integers in 1..{len(path)}")
+    return sizes
+
+
+def _teacher(path, teacher_logits):
+    teacher = np.asarray(teacher_logits, np.float64)
+    if path.cross_factor is None or teacher.shape != (len(path.cross_factor),):
+        raise ValueError("teacher_logits must have shape (M,), one per row of the path's `cross`")
+    return teacher
+
+
+def _diagonal(path):
+    if path.diagonal is None:
+        raise ValueError("the bounds need k(x, x) of the held-out inputs: make the path with `diagonal`")
+    return path.diagonal

@@ -1,0 +1,53 @@
+"""The book's one visual style: colour-blind safe (Okabe and Ito), readable on a phone and on a dark page."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from cycler import cycler
+
+# Okabe & Ito's palette without its yellow (too pale on white), in the order in which it is best told apart.
+BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000",
+)  # fmt: skip
+
+
+def use_style():
+    """Set matplotlib's defaults for every figure of a notebook."""
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("retina")
+    except ImportError:  # outside a notebook
+        pass
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (7.0, 3.6),
+            "figure.constrained_layout.use": True,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "font.size": 11,
+            "axes.titlesize": 11,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "lines.linewidth": 2.0,
+            "legend.frameon": False,
+            "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK])
+            + cycler(linestyle=["-", "--", "-.", ":", "-", "--", "-."]),
+        }
+    )
+
+
+def panels(count, *, height=3.4, width=3.7, **options):
+    """`count` panels side by side, as a flat list: `figure, axes`."""
+    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, **options)
+    return figure, list(axes[0])
+
+
+def interval(axis, x, held_out, *, label, color, marker=None):
+    """An estimate over `x` with its interval as a band; `held_out` is a `kdlib.bounds.HeldOut`."""
+    axis.plot(x, held_out.estimate, color=color, label=label, marker=marker, linestyle="-", markersize=4)
+    axis.fill_between(x, held_out.lower, held_out.upper, color=color, alpha=0.2, linewidth=0)

@@ -1,0 +1,78 @@
+"""Every statement of the book: its id, what it says in one line, and the chapter that proves it.
+
+The ids are those of the derivations. A check must name one of them; the ledger page lists them all, those that
+wait for their chapter too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CHAPTERS = {
+    1: ("01_two_papers", "Two papers, one question"),
+    2: ("02_wide_limit", "Distillation in the wide limit"),
+    3: ("03_transfer_risk", "The transfer risk bound"),
+    4: (None, "Data inefficiency"),
+    5: (None, "Perfect and imperfect teachers"),
+    6: (None, "Supervision complexity"),
+    7: (None, "Temperature and early stopping"),
+    8: (None, "Online distillation"),
+    9: (None, "One quantity behind both papers"),
+    10: (None, "Where the theory stops"),
+}  # number -> (notebook, or None while it is unwritten; title)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """`new_here`: not found in the abstracts of the two papers; nothing more is claimed by it."""
+
+    id: str
+    title: str
+    chapter: int
+    new_here: bool = False
+
+
+STATEMENTS = {
+    statement.id: statement
+    for statement in (
+        Statement("E1", "The effective logit exists and is unique", 2),
+        Statement("E2", "Hard labels make the effective logit overshoot", 2),
+        Statement("E3", "The effective logit jumps at the decision boundary", 2, new_here=True),
+        Statement("E4", "Exactly when the effective label is the true one", 2, new_here=True),
+        Statement("C1", "The linearised student converges to the effective logits", 2),
+        Statement("C2", "How a network of finite width differs", 10),
+        Statement("R1", "The student's norm grows to the teacher's, and its angle closes", 3),
+        Statement("R2", "Angle bound on the transfer risk", 3),
+        Statement("R3", "Power-function bound on the transfer risk", 3, new_here=True),
+        Statement("R4", "Agreement certificate for a single input", 3, new_here=True),
+        Statement("R5", "All sample sizes from one Cholesky factor", 3),
+        Statement("R6", "Transfer risk of a teacher outside the student's space", 3),
+        Statement("D1", "Data inefficiency", 4),
+        Statement("D2", "What one more example adds to the norm", 4),
+        Statement("D3", "Data inefficiency sets the rate of the angle", 4),
+        Statement("D4", "From the angle's rate to the risk's", 4),
+        Statement("D5", "Perfect teacher: soft labels", 5, new_here=True),
+        Statement("D6", "Noise keeps the data inefficiency at one or above", 4),
+        Statement("H1", "Which of a teacher's errors hard labels correct", 5),
+        Statement("H2", "When a correction turns the targets towards the truth", 5),
+        Statement("H3", "Mixing helps with an imperfect teacher", 5),
+        Statement("S1", "Supervision complexity is a squared norm", 6),
+        Statement("S2", "Rademacher complexity of a kernel ball", 6),
+        Statement("S3", "Margin bound through supervision complexity", 6),
+        Statement("S4", "Distillation bound", 6),
+        Statement("S5", "Multi-class margin bound", 6),
+        Statement("S6", "Which supervision is complex", 6),
+        Statement("S7", "Tightness of the certificates", 6),
+        Statement("T1", "Supervision complexity at extreme temperatures", 7),
+        Statement("T2", "Temperature does not act through scale", 7, new_here=True),
+        Statement("T3", "Complexity is not monotone in the temperature", 7),
+        Statement("O1", "Early stopping lowers complexity if the kernels commute", 7),
+        Statement("O2", "It need not if they do not", 7),
+        Statement("O3", "The early-stopping trade-off", 7),
+        Statement("N1", "Online and offline meet in the limit", 8),
+        Statement("N2", "Online distillation is a double filter", 8, new_here=True),
+        Statement("N3", "Online distillation of finite networks", 8),
+        Statement("B1", "The two papers' quantities are one", 9, new_here=True),
+        Statement("B2", "The bound improves exactly when data inefficiency is below one", 9, new_here=True),
+    )
+}

@@ -1,0 +1,52 @@
+"""A task whose spectrum, teacher and norms are known exactly: regression on the circle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class CircleTask:
+    """Inputs are angles, uniform on `[0, 2 pi)`; the student is linear in Fourier features.
+
+    The features of frequency `k = 1..frequencies` are `k^{-decay} (cos k theta, sin k theta)`, before them the constant
+    one. So the kernel is `1 + sum_k k^{-2 decay} cos k(theta - theta')`, its eigenfunctions are the Fourier modes and
+    its spectrum is `1, k^{-2 decay} / 2` (twice each). The teacher is `sum_k a_k cos k theta + b_k sin k theta`, and
+    its weight vector holds `k^{decay}` times those numbers: `||w*||` is known, not estimated.
+
+    Attributes
+    ----------
+    cosines, sines : `{k: a_k}` and `{k: b_k}` of the teacher.
+    """
+
+    frequencies: int
+    decay: float
+    cosines: tuple[tuple[int, float], ...] = ((5, 0.5),)
+    sines: tuple[tuple[int, float], ...] = ((1, 2.0), (3, 1.0))
+
+    def sample(self, n, seed):
+        """`(n,)` angles, independent and uniform."""
+        return np.random.default_rng(seed).uniform(0, 2 * np.pi, n)
+
+    def features(self, theta):
+        """`phi(theta)`, `(n, 1 + 2 frequencies)`."""
+        k = np.arange(1, self.frequencies + 1)
+        angles = np.outer(theta, k)
+        return np.concatenate([np.ones((len(theta), 1)), np.cos(angles) * k**-self.decay, np.sin(angles) * k**-self.decay], 1)
+
+    @property
+    def teacher_weights(self):
+        """`w*`, `(1 + 2 frequencies,)`."""
+        weights = np.zeros(1 + 2 * self.frequencies)
+        for offset, terms in ((0, self.cosines), (self.frequencies, self.sines)):
+            for k, value in terms:
+                weights[offset + k] = value * k**self.decay
+        return weights
+
+    def teacher(self, theta):
+        """`z_t(theta)`, written as the trigonometric sum itself."""
+        theta = np.asarray(theta)
+        cosines = sum((a * np.cos(k * theta) for k, a in self.cosines), np.zeros_like(theta))
+        return cosines + sum((b * np.sin(k * theta) for k, b in self.sines), np.zeros_like(theta))
