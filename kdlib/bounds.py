@@ -1,6 +1,6 @@
 """The transfer risk bounds (section 3): how often the student's sign differs from the teacher's.
 
-R2 and R3 are the same event with two lengths `s(x)`: the teacher is doubtful where
+R2 and R3 are the same event with two lengths `s(x)`: the teacher is doubtful where::
 
     |z_t(x)| <= s(x) sqrt(||w*||^2 - ||w_n||^2),
 

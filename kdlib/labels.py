@@ -1,6 +1,6 @@
 """What the student is trained on: soft labels, hard labels, and the effective logits of their mixture.
 
-The loss of one example (Ji & Zhu 2020) is
+The loss of one example (Ji & Zhu 2020) is::
 
     l(z) = rho c_T H(s(z_t / T), s(z / T)) + (1 - rho) H(y_g, s(z)),
 
@@ -238,21 +238,22 @@ def _leads(logits, labels):
 
 
 def _checked(teacher_logits, labels):
-    logits, labels = jnp.asarray(teacher_logits, jnp.float64), jnp.asarray(labels)
+    # In NumPy, so that the checks also run while JAX traces a function around fixed teacher logits and labels.
+    logits, labels = np.asarray(teacher_logits, np.float64), np.asarray(labels)
     if logits.ndim not in (1, 2) or (logits.ndim == 2 and logits.shape[1] < 2):
         raise ValueError(f"teacher_logits must have shape (n,) or (n, C) with C >= 2, not {logits.shape}")
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"labels must have shape {logits.shape[:1]}, one per row of teacher_logits, not {labels.shape}")
-    if not bool(jnp.all(jnp.isfinite(logits))):
-        row = int(jnp.argmin(jnp.isfinite(logits).reshape(len(logits), -1).all(axis=1)))
+    if not np.isfinite(logits).all():
+        row = np.argmin(np.isfinite(logits).reshape(len(logits), -1).all(axis=1))
         raise ValueError(f"teacher_logits must be finite; row {row} is {logits[row]}")
     if logits.ndim == 1:
-        if not bool(jnp.all(jnp.abs(labels) == 1)):
+        if not (np.abs(labels) == 1).all():
             raise ValueError("labels of a binary teacher must be -1 or 1; map {0, 1} by 2 * y - 1")
-        return logits, labels.astype(jnp.float64)
-    if not jnp.issubdtype(labels.dtype, jnp.integer) or not bool(jnp.all((labels >= 0) & (labels < logits.shape[1]))):
+        return jnp.asarray(logits), jnp.asarray(labels, jnp.float64)
+    if not np.issubdtype(labels.dtype, np.integer) or ((labels < 0) | (labels >= logits.shape[1])).any():
         raise ValueError(f"labels must be integers in 0..{logits.shape[1] - 1}, the columns of teacher_logits")
-    return logits, labels
+    return jnp.asarray(logits), jnp.asarray(labels)
 
 
 def _checked_loss(soft_ratio, temperature, temperature_scaling, allow_zero=False):

@@ -10,6 +10,7 @@ import difflib
 import math
 import types
 from dataclasses import dataclass
+from pathlib import Path
 
 _NOTEBOOK_NAMES = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 
@@ -75,13 +76,23 @@ class Several:
         return next((f"each entry {problem}" for item in value if (problem := self.rule.problem(item))), None)
 
 
+@dataclass(frozen=True)
+class Folder:
+    """An existing folder, or the empty string for the default one."""
+
+    def problem(self, value):
+        """What is wrong with `value`, or None."""
+        fine = isinstance(value, str) and (not value or Path(value).is_dir())
+        return None if fine else f"must be an existing folder or empty, not {value!r}"
+
+
 def check(namespace, **rules):
     """Check the parameters in a notebook's `globals()` against their rules.
 
     Parameters
     ----------
     namespace : the notebook's `globals()`.
-    rules : one rule (`Integer`, `Real`, `Choice`, `Several`) for each parameter.
+    rules : one rule (`Integer`, `Real`, `Choice`, `Several`, `Folder`) for each parameter.
 
     Raises
     ------

@@ -76,3 +76,41 @@ STATEMENTS = {
         Statement("B2", "The bound improves exactly when data inefficiency is below one", 9, new_here=True),
     )
 }
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper's abstract (or a public review of it) says, in our words, and the statements that bear on it."""
+
+    number: int
+    source: str
+    text: str
+    statements: tuple[str, ...]
+
+
+_JI_ZHU, _HARUTYUNYAN, _REVIEWS = "Ji & Zhu 2020", "Harutyunyan et al. 2023", "reviews of Ji & Zhu"
+CLAIMS = (
+    Claim(1, _JI_ZHU, "Distilling into a wide network is learning a linear model of random features.", ("C1", "C2")),
+    Claim(2, _JI_ZHU, "The transfer risk of the student is bounded.", ("R1", "R2", "R3", "R4", "R5", "R6")),
+    Claim(3, _JI_ZHU, "Data inefficiency measures how hard a task is.", ("D1", "D2", "D3", "D4", "D6")),
+    Claim(4, _JI_ZHU, "For a perfect teacher a high soft ratio is beneficial.", ("E2", "E3", "D5")),
+    Claim(
+        5, _JI_ZHU, "For an imperfect teacher hard labels correct its wrong predictions, which explains mixing.",
+        ("E1", "E4", "H1", "H2", "H3"),
+    ),
+    Claim(
+        6, _HARUTYUNYAN,
+        "The student's error is bounded through the teacher's accuracy, the student's margin with respect to the teacher, "
+        "and the complexity of the teacher's predictions.",
+        ("S1", "S2", "S3", "S4", "S5", "S6", "S7"),
+    ),
+    Claim(7, _HARUTYUNYAN, "Early stopping of the teacher is justified.", ("O1", "O2", "O3")),
+    Claim(8, _HARUTYUNYAN, "Temperature scaling is justified.", ("T1", "T2", "T3")),
+    Claim(
+        9, _HARUTYUNYAN, "Online distillation gives increasingly complex supervision, and works on a range of image benchmarks.",
+        ("N1", "N2", "N3"),
+    ),
+    Claim(10, _REVIEWS, "Why an over-parameterised student, when practical students are small?", ("C2",)),
+    Claim(11, _REVIEWS, "Convergence is assumed, not guaranteed.", ("C1", "C2")),
+    Claim(12, _REVIEWS, "The wide-network assumption may be unrealistic.", ("C2",)),
+)  # fmt: skip

@@ -18,7 +18,7 @@ class CircleTask:
 
     Attributes
     ----------
-    cosines, sines : `{k: a_k}` and `{k: b_k}` of the teacher.
+    cosines, sines : the pairs `(k, a_k)` and `(k, b_k)` of the teacher.
     """
 
     frequencies: int

@@ -1,0 +1,70 @@
+# Everything a fresh machine needs: `make book` builds the book by running it, `make test` tests it.
+# Options: ACCELERATOR=cuda (JAX for an NVIDIA GPU), SCALE=quick, PYTHON=python3.12, JOBS=2 (chapters at a time).
+
+PYTHON ?= python3
+ACCELERATOR ?= cpu
+SCALE ?= quick
+JOBS ?= 1
+
+ifeq ($(ACCELERATOR),cuda)
+  VENV := .venv-cuda
+  LOCK := requirements/requirements-cuda.lock
+else ifeq ($(ACCELERATOR),cpu)
+  VENV := .venv
+  LOCK := requirements/requirements.lock
+else
+  $(error ACCELERATOR must be cpu or cuda, not $(ACCELERATOR))
+endif
+
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONWARNINGS ?= ignore::DeprecationWarning
+export XLA_PYTHON_CLIENT_PREALLOCATE ?= false
+
+.PHONY: book test environment outputs browser lint benchmark lock clean
+
+book: environment
+	@python -m workflow.book --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK)
+
+test: book browser
+	@ruff check . && ruff format --check .
+	@python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+# The environment, from the hashed lock. uv where there is one, pip where not.
+environment: $(VENV)/.installed
+$(VENV)/.installed: $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
+	@echo "Making the environment in $(VENV) (about 1 GB)"
+	@if command -v uv >/dev/null 2>&1; then \
+	  { [ -x $(BIN)/python ] || uv venv --quiet --python "$(PYTHON)" $(VENV); } && \
+	  uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCK) && \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
+	else \
+	  { [ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV); } && \
+	  $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $(LOCK) && \
+	  $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . ; \
+	fi
+	@touch $@
+
+# A browser for the tests of the rendered pages.
+browser: environment
+	@python tests/browser.py --install
+
+# Execute the chapters and store their outputs in book/, which is what nbval compares with.
+outputs: book
+	@python -m workflow.store_outputs _build/$(SCALE)/notebooks/[0-9][0-9]_*[a-z].ipynb
+
+lint: environment
+	@ruff check --fix . && ruff format .
+
+benchmark: environment
+	@python benchmarks/path_over_n.py
+
+# New locks from requirements/*.in. The old ones go first: uv reads them as preferences.
+lock:
+	@cd requirements && rm -f *.lock && for name in requirements requirements-cuda; do \
+	  uv pip compile $$name.in --excludes excludes.txt --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-annotate --no-emit-index-url --no-emit-find-links --quiet -o $$name.lock || exit 1; done
+
+clean:
+	rm -rf _build .snakemake

@@ -1,0 +1,340 @@
+"""One way to state a check, to see it fail when it must, and to record it.
+
+A check compares a measured quantity with what a theorem says it is (`identity`), is bounded by (`bound`) or grows
+like (`rate`), or with what a paper claims (`observation`). Every check carries its *broken twin*: the same comparison
+after one hypothesis has been violated on purpose. A check that fails, or whose twin does not, stops the notebook::
+
+    ledger = Ledger(chapter=3, seeds=[0, 1], n=512)
+    ledger.bound("R2", "on the circle", measured=risk, reference=bound,
+                 hypotheses={"K is positive definite": True},
+                 twin=Twin("the teacher is outside the space", measured=risk_2, reference=bound_2))
+
+Each call adds to the chapter's JSON file in the records folder and returns a `Record`, which a notebook shows as a
+card. A new `Ledger` begins the chapter's file anew, so no check that a notebook no longer makes survives there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from kdlib.statements import CHAPTERS, CLAIMS, STATEMENTS
+
+ROOT = Path(__file__).resolve().parent.parent
+VERDICTS = {
+    "identity": "proved exactly",
+    "bound": "bound holds",
+    "rate": "rate fitted",
+    "observation": "observed",
+}
+NOT_REPRODUCED = "not reproduced"
+
+
+class CheckFailed(AssertionError):
+    """A check failed, its hypotheses do not hold, or its broken twin passed."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The same comparison with one hypothesis violated. `broken` says which; the arrays are as in the check."""
+
+    broken: str
+    measured: object
+    reference: object
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one check found; the fields are those of its JSON file.
+
+    `slack` summarises, over the trials, how much room was left: the tolerance less the error (identity), the reference
+    less the measured value (bound), the distance of the prediction from the edge of the interval (rate, observation).
+    `tightness` is the range of reference / measured over a bound's trials, `vacuous` the share of trials whose bound
+    on a probability is one or more.
+    """
+
+    id: str
+    title: str
+    kind: str
+    verdict: str
+    passed: bool
+    chapter: int
+    code: str
+    hypotheses: dict
+    trials: int
+    measured: dict
+    reference: dict
+    slack: dict
+    tolerance: float
+    tightness: dict | None
+    vacuous: float | None
+    twin: dict
+    dtype: str
+    n: str
+    seeds: list
+    device: str
+    note: str = ""
+    provenance: dict = field(default_factory=dict)
+
+    def __repr__(self):
+        twin = "fails, as it must" if self.twin["failed"] else "PASSES: the check cannot fail"
+        return f"{self.id} ({self.title}): {self.verdict}; broken twin ({self.twin['broken']}): {twin}"
+
+    def _repr_html_(self):
+        number, text = _number, html.escape
+        compared = {
+            "identity": f"largest error {number(self.tolerance - self.slack['min'])}, tolerance {number(self.tolerance)}",
+            "bound": f"slack {number(self.slack['min'])} to {number(self.slack['max'])}",
+            "rate": f"slope in [{number(self.measured['min'])}, {number(self.measured['max'])}], "
+            f"predicted {number(self.reference['min'])}",
+            "observation": f"interval [{number(self.measured['min'])}, {number(self.measured['max'])}], "
+            f"claimed to exceed {number(self.reference['min'])}",
+        }[self.kind]
+        if self.tightness:
+            compared += f", bound / measured {number(self.tightness['min'])} to {number(self.tightness['max'])}"
+        if self.vacuous is not None:
+            compared += f", vacuous in {number(100 * self.vacuous)} % of trials"
+        twin = "fails, as it must" if self.twin["failed"] else "passes: the check cannot fail"
+        hypotheses = ", ".join(self.hypotheses) or "none to check"
+        return (
+            f'<div class="check check-{"passed" if self.passed else "failed"}"><strong>{text(self.id)}</strong> '
+            f"{text(self.title)}: <strong>{text(self.verdict)}</strong> ({self.trials} comparisons; {compared}).<br>"
+            f"Hypotheses checked: {text(hypotheses)}. Broken twin — {text(self.twin['broken'])} — <em>{twin}</em> "
+            f"(worst slack {number(self.twin['slack']['min'])}).<br><small>{text(self.dtype)}, n = {text(self.n)}, "
+            f"seeds {text(str(self.seeds))}, <code>{text(self.code)}</code></small></div>"
+        )
+
+
+@dataclass
+class Ledger:
+    """The checks of one chapter.
+
+    Attributes
+    ----------
+    chapter : its number in the book.
+    n, seeds, dtype : of the runs, unless a check says otherwise.
+    folder : of the JSON file; by default `records_folder()`.
+    """
+
+    chapter: int
+    n: object = ""
+    seeds: list = field(default_factory=list)
+    dtype: str = "float64"
+    folder: Path | None = None
+    records: list[Record] = field(default_factory=list, init=False)
+
+    def identity(self, id, title, measured, reference, *, tolerance, **about):
+        """`measured` equals `reference` in every entry: `abs(measured - reference) <= tolerance * max(1, abs(reference))`."""
+        return self._check("identity", id, title, measured, reference, tolerance=tolerance, **about)
+
+    def bound(self, id, title, measured, reference, *, tolerance=0.0, probability=False, **about):
+        """`measured <= reference + tolerance` in every trial. `probability=True`: also say where the bound is vacuous."""
+        return self._check("bound", id, title, measured, reference, tolerance=tolerance, probability=probability, **about)
+
+    def rate(self, id, title, interval, predicted, *, tolerance=0.0, **about):
+        """The predicted slope lies in the fitted `interval = (low, high)`, widened by `tolerance`."""
+        return self._check("rate", id, title, interval, predicted, tolerance=tolerance, **about)
+
+    def observation(self, id, title, interval, threshold=0.0, **about):
+        """A claim: the whole `interval = (low, high)` of an effect lies above `threshold`.
+
+        An effect that does not is a finding, not an error: its verdict is "not reproduced". Its twin is a case in
+        which there is nothing to observe.
+        """
+        return self._check("observation", id, title, interval, threshold, tolerance=0.0, **about)
+
+    def _check(
+        self, kind, id, title, measured, reference, *, tolerance, twin, hypotheses=None, code="", note="",
+        n=None, seeds=None, dtype=None, probability=False,
+    ):  # fmt: skip
+        if CHAPTERS.get(self.chapter, (None,))[0] is None:
+            raise ValueError(f"chapter {self.chapter} has no notebook in kdlib.statements.CHAPTERS: name it there first")
+        if id not in STATEMENTS:
+            raise ValueError(f"no statement {id!r}: the ids are {', '.join(STATEMENTS)}")
+        hypotheses = {name: bool(holds) for name, holds in (hypotheses or {}).items()}
+        measured, reference, slack = _compare(kind, measured, reference, tolerance)
+        _, _, twin_slack = _compare(kind, twin.measured, twin.reference, tolerance)
+        passed, twin_failed = bool((slack >= 0).all()), not bool((twin_slack >= 0).all())
+        observed = passed or kind != "observation"
+        sound = observed and all(hypotheses.values()) and twin_failed
+        ratio = reference[measured > 0] / measured[measured > 0] if kind == "bound" else np.array([])
+        record = Record(
+            id=id,
+            title=title,
+            kind=kind,
+            verdict=(VERDICTS[kind] if passed else NOT_REPRODUCED) if sound or kind == "observation" else "FAILED",
+            passed=passed and sound,
+            chapter=self.chapter,
+            code=code,
+            hypotheses=hypotheses,
+            trials=int(slack.size),
+            measured=_summary(measured),
+            reference=_summary(reference),
+            slack=_summary(slack),
+            tolerance=float(tolerance),
+            tightness=_summary(ratio) if ratio.size else None,
+            vacuous=float(np.mean(reference >= 1)) if probability else None,
+            twin={"broken": twin.broken, "failed": twin_failed, "slack": _summary(twin_slack)},
+            dtype=dtype or self.dtype,
+            n=str(self.n if n is None else n),
+            seeds=[int(seed) for seed in (self.seeds if seeds is None else seeds)],
+            device=device_name(),
+            note=note,
+            provenance=provenance(),
+        )
+        if any((record.id, record.title) == (other.id, other.title) for other in self.records):
+            raise ValueError(f"{id} has a check titled {title!r} already")
+        self.records.append(record)
+        _write(self.records, Path(self.folder or records_folder()) / f"{CHAPTERS[self.chapter][0]}.json")
+        if unmet := [name for name, holds in hypotheses.items() if not holds]:
+            raise CheckFailed(f"{id} ({title}): hypothesis not met: {'; '.join(unmet)}")
+        if not observed:
+            raise CheckFailed(f"{id} ({title}) fails: worst slack {slack.min():.3g} over {slack.size} comparisons")
+        if not twin_failed:
+            raise CheckFailed(f"{id} ({title}) cannot fail: it also passes when {twin.broken}")
+        return record
+
+
+def read_records(folder=None) -> list[Record]:
+    """All records of a folder, in the order of the statements."""
+    order = list(STATEMENTS)
+    paths = sorted(Path(folder or records_folder()).glob("*.json"))
+    records = [Record(**entry) for path in paths for entry in json.loads(path.read_text())]
+    return sorted(records, key=lambda record: (order.index(record.id), record.chapter, record.title))
+
+
+def records_folder() -> Path:
+    """Where records are kept: `$KDLIB_RECORDS`, or `_build/quick/records` of the repository."""
+    return Path(os.environ.get("KDLIB_RECORDS") or ROOT / "_build" / "quick" / "records")
+
+
+def device_name() -> str:
+    """What JAX computes on, e.g. "cpu" or "NVIDIA H100"."""
+    return jax.devices()[0].device_kind
+
+
+@lru_cache(maxsize=1)
+def provenance() -> dict:
+    """What the run was made with: versions, platform, and a hash of kdlib's source."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "kdlib").rglob("*.py")):
+        digest.update(path.read_bytes())
+    versions = {name: version(name) for name in ("jax", "jaxlib", "neural-tangents", "numpy", "scipy")}
+    return {"python": platform.python_version(), **versions, "machine": platform.machine(), "kdlib": digest.hexdigest()[:12]}
+
+
+def table(records=None) -> str:
+    """The ledger as an HTML table: every statement, with its checks or the chapter it waits for."""
+    records = read_records() if records is None else records
+    rows = []
+    for statement in STATEMENTS.values():
+        checks = [record for record in records if record.id == statement.id]
+        notebook, _ = CHAPTERS[statement.chapter]
+        name = html.escape(statement.title) + (' <span class="new-here">new here</span>' if statement.new_here else "")
+        if not checks:
+            rows.append(
+                f'<tr class="waiting"><td>{statement.id}</td><td>{name}</td>'
+                f'<td colspan="6">not yet: chapter {statement.chapter}, {html.escape(CHAPTERS[statement.chapter][1])}</td></tr>'
+            )
+            continue
+        # Where a statement is proved: its theorem is labelled with its id.
+        proof = f'<a href="{notebook}.html#{statement.id.lower()}">{statement.id}</a>' if notebook else statement.id
+        for i, record in enumerate(checks):
+            head = f'<td rowspan="{len(checks)}">{proof}</td><td rowspan="{len(checks)}">{name}</td>' if i == 0 else ""
+            rows.append(f'<tr class="{"passed" if record.passed else "failed"}">{head}{_row(record)}</tr>')
+    heads = "".join(
+        f"<th>{head}</th>"
+        for head in ("id", "statement", "check", "verdict", "slack (min … max)", "broken twin", "run", "code")
+    )
+    return f'<div class="ledger"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def claims_table(records=None) -> str:
+    """The papers' claims as an HTML table: how far the statements behind each one have been verified."""
+    records = read_records() if records is None else records
+
+    def status(id):
+        checks, chapter = [record for record in records if record.id == id], STATEMENTS[id].chapter
+        if not checks:
+            return f"{id} (chapter {chapter})", False
+        notebook, _ = CHAPTERS[chapter]
+        sign = "✓" if all(record.passed for record in checks) else "✗ " + NOT_REPRODUCED
+        return f'<a href="{notebook}.html#{id.lower()}">{id}</a> {sign}', True
+
+    rows = []
+    for claim in CLAIMS:
+        states = [status(id) for id in claim.statements]
+        done = sum(checked for _, checked in states)
+        so_far = "not yet" if not done else f"{done} of {len(states)} statements verified"
+        cells = (str(claim.number), html.escape(claim.source), html.escape(claim.text), so_far, ", ".join(s for s, _ in states))
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    heads = "".join(f"<th>{head}</th>" for head in ("", "from", "claim", "so far", "statements"))
+    return f'<div class="figure-table"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _row(record):
+    text, number = html.escape, _number
+    notebook, _ = CHAPTERS[record.chapter]
+    where = f'<a href="{notebook}.html">chapter {record.chapter}</a>'
+    slack = f"{number(record.slack['min'])} … {number(record.slack['max'])}"
+    if record.tightness:
+        slack += f"<br>bound / measured {number(record.tightness['min'])} … {number(record.tightness['max'])}"
+    if record.vacuous is not None:
+        slack += f"<br>vacuous: {number(100 * record.vacuous)} %"
+    run = f"{text(record.dtype)}; n = {text(record.n)}; seeds {text(str(record.seeds))}; {text(record.device)}"
+    code = f'<a href="api.html#{text(record.code)}"><code>{text(record.code)}</code></a>' if record.code else ""
+    twin = f"{text(record.twin['broken'])}: {'fails' if record.twin['failed'] else 'PASSES'}"
+    return (
+        f"<td>{text(record.title)} ({where}; {record.trials} comparisons)</td><td>{text(record.verdict)}</td>"
+        f"<td>{slack}</td><td>{twin}</td><td>{run}</td><td>{code}</td>"
+    )
+
+
+def _compare(kind, measured, reference, tolerance):
+    """Flat float arrays (measured, reference, slack); a check passes where the slack is not negative. NaN never passes."""
+    measured = np.atleast_1d(np.asarray(measured, float))
+    reference = np.asarray(reference, float)
+    if kind in ("rate", "observation"):
+        if measured.shape != (2,) or reference.ndim != 0:
+            raise ValueError(f"a {kind} compares an interval (low, high) with one number")
+        if kind == "observation":
+            slack = measured[:1] - reference
+        else:
+            slack = np.minimum(reference - measured[0], measured[1] - reference)[None] + tolerance
+    else:
+        measured, reference = np.broadcast_arrays(measured, reference)
+        if kind == "identity":
+            slack = tolerance - np.abs(measured - reference) / np.maximum(1.0, np.abs(reference))
+        else:
+            slack = reference - measured + tolerance
+    if measured.size == 0:
+        raise ValueError("nothing was compared: the arrays are empty")
+    slack = np.where(np.isnan(slack), -np.inf, slack)
+    return measured.ravel(), np.atleast_1d(reference).ravel(), slack.ravel()
+
+
+def _summary(values):
+    values = np.asarray(values, float)
+    return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}
+
+
+def _number(value):
+    """Three digits, marked so that tests can leave numbers at the level of rounding out of a comparison."""
+    return f"<data>{value:.3g}</data>"
+
+
+def _write(records, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")  # so that a killed run never leaves half a file
+    temporary.write_text(json.dumps([asdict(record) for record in records], indent=1, ensure_ascii=False))
+    temporary.replace(path)
