@@ -43,9 +43,7 @@ def clopper_pearson(successes, trials, delta=0.05):
     if trials < 1 or np.any(successes < 0) or np.any(successes > trials):
         raise ValueError(f"successes must be in 0..{trials}, and at least one trial is needed")
     lower = np.where(successes > 0, beta.ppf(delta / 2, np.maximum(successes, 1), trials - successes + 1), 0.0)
-    upper = np.where(
-        successes < trials, beta.ppf(1 - delta / 2, successes + 1, np.maximum(trials - successes, 1)), 1.0
-    )
+    upper = np.where(successes < trials, beta.ppf(1 - delta / 2, successes + 1, np.maximum(trials - successes, 1)), 1.0)
     return lower, upper
 
 

@@ -128,7 +128,9 @@ def _read(name, image_size, progress):
             return readers.read_tiny_imagenet(paths[0], progress=progress)
         return readers.read_cifar(paths[0], fine_labels=name == "cifar100")
     if not Path(name).exists():
-        raise ValueError(f"no image set {str(name)!r}: choose one of {sorted(sources.FILES)}, or the path of a folder or archive")
+        raise ValueError(
+            f"no image set {str(name)!r}: choose one of {sorted(sources.FILES)}, or the path of a folder or archive"
+        )
     return readers.read_image_folder(name, image_size=image_size, progress=progress)
 
 

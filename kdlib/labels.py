@@ -81,7 +81,11 @@ def label_jump(*, soft_ratio, temperature=1.0, temperature_scaling="none"):
     """
     return float(
         effective_logits(
-            np.zeros(1), np.ones(1), soft_ratio=soft_ratio, temperature=temperature, temperature_scaling=temperature_scaling
+            np.zeros(1),
+            np.ones(1),
+            soft_ratio=soft_ratio,
+            temperature=temperature,
+            temperature_scaling=temperature_scaling,
         )[0]
     )
 
@@ -90,6 +94,24 @@ def correction_threshold(*, temperature=1.0, temperature_scaling="none"):
     """The largest soft ratio that corrects every error of every teacher with finite logits (E4): T / (T + c_T)."""
     _, temperature, c_t = _checked_loss(1.0, temperature, temperature_scaling)
     return temperature / (temperature + c_t)
+
+
+def distillation_loss(logits, teacher_logits, labels, *, soft_ratio, temperature=1.0, temperature_scaling="none"):
+    """The distillation loss of each example, `(n,)`; the `l` of section E1.
+
+    Shapes and errors as in `effective_logits`, with `logits` of the shape of `teacher_logits`. Accepts soft ratio zero.
+    """
+    logits = jnp.asarray(logits, jnp.float64)
+    teacher_logits, labels = _checked(teacher_logits, labels)
+    ratio, temperature, c_t = _checked_loss(soft_ratio, temperature, temperature_scaling, allow_zero=True)
+    if logits.ndim == 1:
+        p = sigmoid(teacher_logits / temperature)
+        soft = -p * log_sigmoid(logits / temperature) - (1 - p) * log_sigmoid(-logits / temperature)
+        return ratio * c_t * soft - (1 - ratio) * log_sigmoid(labels * logits)
+    p = softmax(teacher_logits / temperature, axis=-1)
+    soft = -jnp.sum(p * log_softmax(logits / temperature, axis=-1), axis=-1)
+    hard = -jnp.take_along_axis(log_softmax(logits, axis=-1), labels[:, None], axis=-1)[:, 0]
+    return ratio * c_t * soft + (1 - ratio) * hard
 
 
 def loss_gradient(logits, teacher_logits, labels, *, soft_ratio, temperature=1.0, temperature_scaling="none"):
@@ -243,7 +265,9 @@ def _checked(teacher_logits, labels):
     if logits.ndim not in (1, 2) or (logits.ndim == 2 and logits.shape[1] < 2):
         raise ValueError(f"teacher_logits must have shape (n,) or (n, C) with C >= 2, not {logits.shape}")
     if labels.shape != logits.shape[:1]:
-        raise ValueError(f"labels must have shape {logits.shape[:1]}, one per row of teacher_logits, not {labels.shape}")
+        raise ValueError(
+            f"labels must have shape {logits.shape[:1]}, one per row of teacher_logits, not {labels.shape}"
+        )
     if not np.isfinite(logits).all():
         row = np.argmin(np.isfinite(logits).reshape(len(logits), -1).all(axis=1))
         raise ValueError(f"teacher_logits must be finite; row {row} is {logits[row]}")

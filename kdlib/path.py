@@ -144,7 +144,9 @@ def interpolation_path(gram, targets, cross=None, diagonal=None):
     if cross is not None:
         cross = jnp.asarray(cross, jnp.float64)
         if cross.ndim != 2 or cross.shape[1] != size:
-            raise ValueError(f"cross must have shape (M, {size}): held-out inputs by training inputs, not {cross.shape}")
+            raise ValueError(
+                f"cross must have shape (M, {size}): held-out inputs by training inputs, not {cross.shape}"
+            )
         cross_factor = np.asarray(solve_triangular(factor, cross.T, lower=True).T)
     if diagonal is not None:
         diagonal = np.asarray(diagonal, np.float64)
@@ -166,8 +168,10 @@ def _cholesky(gram):
     first = breakdown - 1 if breakdown > 0 else int(jnp.argmin(sound))
     row = gram[first]
     twins = [int(j) for j in np.flatnonzero(np.all(gram[:first] == row, axis=1))]
-    cause = f"it has the same kernel values as example {twins[0]}: a duplicate" if twins else (
-        "it is a combination of those before it, or the kernel's spectrum decays below the precision"
+    cause = (
+        f"it has the same kernel values as example {twins[0]}: a duplicate"
+        if twins
+        else ("it is a combination of those before it, or the kernel's spectrum decays below the precision")
     )
     raise NotPositiveDefiniteError(
         f"the Gram matrix is not positive definite to float64 precision at example {first} ({cause}). Remove duplicates "

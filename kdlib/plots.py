@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from cycler import cycler
@@ -45,6 +47,15 @@ def panels(count, *, height=3.4, width=3.7, **options):
     """`count` panels side by side, as a flat list: `figure, axes`."""
     figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, **options)
     return figure, list(axes[0])
+
+
+def table(heads, rows):
+    """An HTML table that scrolls inside its own box on a narrow screen; shown by a notebook."""
+    from IPython.display import HTML
+
+    head = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in heads)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return HTML(f'<div class="figure-table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
 
 
 def interval(axis, x, held_out, *, label, color, marker=None):

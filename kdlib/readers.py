@@ -18,7 +18,14 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
-SPLIT_FOLDERS = {"train": "train", "training": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "val": "test",
+    "valid": "test",
+    "validation": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,9 @@ def read_idx(path) -> np.ndarray:
     shape = np.frombuffer(content, ">u4", count=dimensions, offset=4) if len(content) >= 4 + 4 * dimensions else [0]
     body = len(content) - 4 - 4 * dimensions
     if dimensions == 0 or body != int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(f"{path} is damaged: its header promises shape {tuple(map(int, shape))}, it holds {body} bytes")
+        raise ValueError(
+            f"{path} is damaged: its header promises shape {tuple(map(int, shape))}, it holds {body} bytes"
+        )
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
@@ -64,7 +73,10 @@ def read_idx_pairs(train_images, train_labels, test_images, test_labels, classes
         if x.ndim != 3 or y.ndim != 1 or len(x) != len(y):
             raise ValueError(f"images of shape {x.shape} and labels of shape {y.shape} do not belong together")
     return _raw(
-        np.concatenate(images)[..., None], np.concatenate(labels), classes, np.repeat([False, True], [len(y) for y in labels])
+        np.concatenate(images)[..., None],
+        np.concatenate(labels),
+        classes,
+        np.repeat([False, True], [len(y) for y in labels]),
     )
 
 
@@ -73,8 +85,10 @@ def read_cifar(path, *, fine_labels: bool) -> RawImages:
 
     A record is one label byte (CIFAR-100: coarse, then fine) and 3,072 pixel bytes: red, green, blue, row by row.
     """
-    wanted = {"train.bin", "test.bin", "fine_label_names.txt"} if fine_labels else (
-        {f"data_batch_{i}.bin" for i in range(1, 6)} | {"test_batch.bin", "batches.meta.txt"}
+    wanted = (
+        {"train.bin", "test.bin", "fine_label_names.txt"}
+        if fine_labels
+        else ({f"data_batch_{i}.bin" for i in range(1, 6)} | {"test_batch.bin", "batches.meta.txt"})
     )
     found = {name.name: content for name, content in members(path) if name.name in wanted}
     if missing := sorted(wanted - set(found)):
@@ -102,7 +116,9 @@ def read_tiny_imagenet(path, *, progress=True) -> RawImages:
     except KeyError as error:
         raise ValueError(f"{path} is not Tiny-ImageNet: it lacks {error}") from error
     labelled = [(f"val/images/{line.split()[0]}", line.split()[1], True) for line in lines if line.strip()]
-    labelled += [(name, name.split("/")[1], False) for name in sorted(files) if name.startswith("train/") and _is_image(name)]
+    labelled += [
+        (name, name.split("/")[1], False) for name in sorted(files) if name.startswith("train/") and _is_image(name)
+    ]
     index = {wnid: i for i, wnid in enumerate(wnids)}
     images, labels = [], []
     for name, wnid, _ in tqdm(labelled, desc="decoding Tiny-ImageNet", disable=not progress or len(labelled) < 5000):
@@ -128,12 +144,16 @@ def read_image_folder(path, *, image_size=None, progress=True) -> RawImages:
         split = next((SPLIT_FOLDERS[part.lower()] for part in name.parts[:-2] if part.lower() in SPLIT_FOLDERS), None)
         entries.append((name.parent.name, split, str(name), _decode(content, name, image_size, None)))
     if not entries:
-        raise ValueError(f"{path} holds no images in class folders (<class>/<image>{{{','.join(sorted(IMAGE_SUFFIXES))}}})")
+        raise ValueError(
+            f"{path} holds no images in class folders (<class>/<image>{{{','.join(sorted(IMAGE_SUFFIXES))}}})"
+        )
     entries.sort(key=lambda entry: entry[2])
     colour = any(entry[3].shape[2] == 3 for entry in entries)
     sizes = sorted({entry[3].shape[:2] for entry in entries})
     if len(sizes) > 1:
-        raise ValueError(f"{path} holds images of {len(sizes)} sizes ({sizes[0]} to {sizes[-1]}): pass image_size=(height, width)")
+        raise ValueError(
+            f"{path} holds images of {len(sizes)} sizes ({sizes[0]} to {sizes[-1]}): pass image_size=(height, width)"
+        )
     classes = tuple(sorted({entry[0] for entry in entries}))
     index = {name: i for i, name in enumerate(classes)}
     images = np.stack([np.repeat(e[3], 3, axis=2) if colour and e[3].shape[2] == 1 else e[3] for e in entries])

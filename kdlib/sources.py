@@ -103,7 +103,9 @@ def _locate(file: RemoteFile, embedded: Path, cache: Path, progress: bool) -> Pa
     path = embedded / file.name
     if path.exists():
         if not is_intact(path, file):
-            raise ValueError(f"{path} is damaged: restore it (`git checkout -- {embedded.name}`), or remove it to download it")
+            raise ValueError(
+                f"{path} is damaged: restore it (`git checkout -- {embedded.name}`), or remove it to download it"
+            )
         return path
     path = cache / file.name
     if path.exists() and is_intact(path, file):
@@ -112,13 +114,17 @@ def _locate(file: RemoteFile, embedded: Path, cache: Path, progress: bool) -> Pa
     try:
         pooch.retrieve(file.url, f"md5:{file.md5}", fname=file.name, path=cache, progressbar=progress)
     except (requests.RequestException, OSError, ValueError) as error:
-        what = "arrived damaged" if isinstance(error, ValueError) and "hash" in str(error) else "could not be downloaded"
+        what = (
+            "arrived damaged" if isinstance(error, ValueError) and "hash" in str(error) else "could not be downloaded"
+        )
         raise DataUnavailableError(
             f"{file.name} {what} from {file.url} ({type(error).__name__}). Without a network: fetch that file elsewhere (its "
             f"MD5 is {file.md5}) and put it at {path}, or point KDLIB_DATA at a folder that holds {cache.name}/{file.name}."
         ) from error
     if not is_intact(path, file):
-        raise DataUnavailableError(f"{file.url} no longer serves the file it did: {path} has other content than expected")
+        raise DataUnavailableError(
+            f"{file.url} no longer serves the file it did: {path} has other content than expected"
+        )
     return path
 
 

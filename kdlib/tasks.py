@@ -34,7 +34,9 @@ class CircleTask:
         """`phi(theta)`, `(n, 1 + 2 frequencies)`."""
         k = np.arange(1, self.frequencies + 1)
         angles = np.outer(theta, k)
-        return np.concatenate([np.ones((len(theta), 1)), np.cos(angles) * k**-self.decay, np.sin(angles) * k**-self.decay], 1)
+        return np.concatenate(
+            [np.ones((len(theta), 1)), np.cos(angles) * k**-self.decay, np.sin(angles) * k**-self.decay], 1
+        )
 
     @property
     def teacher_weights(self):

@@ -24,7 +24,9 @@ def execute(notebook: Path, output: Path, parameters: dict) -> float:
         )
     except papermill.PapermillExecutionError as error:
         partial.replace(failed)
-        raise SystemExit(f"{notebook} failed in cell {error.cell_index}: {error.ename}: {error.evalue}\nsee {failed}") from None
+        raise SystemExit(
+            f"{notebook} failed in cell {error.cell_index}: {error.ename}: {error.evalue}\nsee {failed}"
+        ) from None
     partial.replace(output)
     return executed.metadata.papermill.duration
 

@@ -38,7 +38,9 @@ def _names_as_they_were():
     extend, core = jax.extend.core, jax._src.core
     util = types.ModuleType("jax.util")
     util.safe_map, util.safe_zip = jax._src.util.safe_map, jax._src.util.safe_zip
-    added = _absent(jax.core, {name: getattr(extend, name) for name in ("Jaxpr", "JaxprEqn", "Literal", "Primitive", "Var")})
+    added = _absent(
+        jax.core, {name: getattr(extend, name) for name in ("Jaxpr", "JaxprEqn", "Literal", "Primitive", "Var")}
+    )
     added += _absent(jax.core, {"Value": getattr(core, "Value", object), "AbstractValue": core.AbstractValue})
     added += _absent(jax.interpreters.ad, {"zeros_like_p": extend.Primitive("zeros_like")})
     for owner, name, value in added:
