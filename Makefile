@@ -28,7 +28,7 @@ book: environment
 
 test: book browser
 	@ruff check . && ruff format --check .
-	@python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+	@KDLIB_RECORDS=$(CURDIR)/_build/test-records KDLIB_LOCK=$(LOCK) python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 # The environment, from the hashed lock. uv where there is one, pip where not.
 environment: $(VENV)/.installed
@@ -52,7 +52,8 @@ browser: environment
 
 # Execute the chapters and store their outputs in book/, which is what nbval compares with.
 outputs: book
-	@python -m workflow.store_outputs _build/$(SCALE)/notebooks/[0-9][0-9]_*[a-z].ipynb
+	@python -m workflow.store_outputs $(filter-out %.failed.ipynb %.partial.ipynb,$(wildcard _build/$(SCALE)/notebooks/[0-9][0-9]_*.ipynb))
+	@python -m workflow.book --scale $(SCALE) --lock $(LOCK) --touch >/dev/null 2>&1
 
 lint: environment
 	@ruff check --fix . && ruff format .

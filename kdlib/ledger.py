@@ -2,7 +2,8 @@
 
 A check compares a measured quantity with what a theorem says it is (`identity`), is bounded by (`bound`) or grows
 like (`rate`), or with what a paper claims (`observation`). Every check carries its *broken twin*: the same comparison
-after one hypothesis has been violated on purpose. A check that fails, or whose twin does not, stops the notebook::
+after one hypothesis has been violated on purpose (or, where a formula is at stake, one part of it changed). A check
+that fails, or whose twin does not, stops the notebook::
 
     ledger = Ledger(chapter=3, seeds=[0, 1], n=512)
     ledger.bound("R2", "on the circle", measured=risk, reference=bound,
@@ -38,6 +39,7 @@ VERDICTS = {
     "observation": "observed",
 }
 NOT_REPRODUCED = "not reproduced"
+VACUOUS = "bound holds, but says nothing: vacuous in every trial"
 
 
 class CheckFailed(AssertionError):
@@ -94,7 +96,8 @@ class Record:
         number, text = _number, html.escape
         compared = {
             "identity": f"largest error {number(self.tolerance - self.slack['min'])}, tolerance {number(self.tolerance)}",
-            "bound": f"slack {number(self.slack['min'])} to {number(self.slack['max'])}",
+            "bound": f"slack {number(self.slack['min'])} to {number(self.slack['max'])}"
+            + (f", tolerance {number(self.tolerance)}" if self.tolerance else ""),
             "rate": f"slope in [{number(self.measured['min'])}, {number(self.measured['max'])}], "
             f"predicted {number(self.reference['min'])}",
             "observation": f"interval [{number(self.measured['min'])}, {number(self.measured['max'])}], "
@@ -106,9 +109,10 @@ class Record:
             compared += f", vacuous in {number(100 * self.vacuous)} % of trials"
         twin = "fails, as it must" if self.twin["failed"] else "passes: the check cannot fail"
         hypotheses = ", ".join(self.hypotheses) or "none to check"
+        note = f" {text(self.note)}" if self.note else ""
         return (
             f'<div class="check check-{"passed" if self.passed else "failed"}"><strong>{text(self.id)}</strong> '
-            f"{text(self.title)}: <strong>{text(self.verdict)}</strong> ({_count(self.trials)}; {compared}).<br>"
+            f"{text(self.title)}: <strong>{text(self.verdict)}</strong> ({_count(self.trials)}; {compared}).{note}<br>"
             f"Hypotheses checked: {text(hypotheses)}. Broken twin — {text(self.twin['broken'])} — <em>{twin}</em> "
             f"(worst slack {number(self.twin['slack']['min'])}).<br><small>{text(self.dtype)}, n = {text(self.n)}, "
             f"seeds {text(str(self.seeds))}, <code>{text(self.code)}</code></small></div>"
@@ -137,11 +141,12 @@ class Ledger:
         """`measured` equals `reference` in every entry: `abs(measured - reference) <= tolerance * max(1, abs(reference))`."""
         return self._check("identity", id, title, measured, reference, tolerance=tolerance, **about)
 
-    def bound(self, id, title, measured, reference, *, tolerance=0.0, probability=False, **about):
-        """`measured <= reference + tolerance` in every trial. `probability=True`: also say where the bound is vacuous."""
-        return self._check(
-            "bound", id, title, measured, reference, tolerance=tolerance, probability=probability, **about
-        )
+    def bound(self, id, title, measured, reference, *, tolerance=0.0, **about):
+        """`measured <= reference + tolerance` in every trial; `measured < reference` with `strict=True`.
+
+        `probability=True`: the reference bounds a probability; say where it is vacuous (one or more).
+        """
+        return self._check("bound", id, title, measured, reference, tolerance=tolerance, **about)
 
     def rate(self, id, title, interval, predicted, *, tolerance=0.0, **about):
         """The predicted slope lies in the fitted `interval = (low, high)`, widened by `tolerance`."""
@@ -157,7 +162,7 @@ class Ledger:
 
     def _check(
         self, kind, id, title, measured, reference, *, tolerance, twin, hypotheses=None, code="", note="",
-        n=None, seeds=None, dtype=None, probability=False,
+        n=None, seeds=None, dtype=None, probability=False, strict=False,
     ):  # fmt: skip
         if CHAPTERS.get(self.chapter, (None,))[0] is None:
             raise ValueError(
@@ -168,15 +173,18 @@ class Ledger:
         hypotheses = {name: bool(holds) for name, holds in (hypotheses or {}).items()}
         measured, reference, slack = _compare(kind, measured, reference, tolerance)
         _, _, twin_slack = _compare(kind, twin.measured, twin.reference, tolerance)
-        passed, twin_failed = bool((slack >= 0).all()), not bool((twin_slack >= 0).all())
+        enough = np.greater if strict else np.greater_equal
+        passed, twin_failed = bool(enough(slack, 0).all()), not bool(enough(twin_slack, 0).all())
+        vacuous = float(np.mean(reference >= 1)) if probability else None
+        verdict = NOT_REPRODUCED if not passed else VACUOUS if vacuous == 1 else VERDICTS[kind]
         acceptable = passed or kind == "observation"  # an observation may come out against its claim
         sound = acceptable and all(hypotheses.values()) and twin_failed
-        ratio = reference[measured > 0] / measured[measured > 0] if kind == "bound" else np.array([])
+        ratio = _tightness(measured, reference) if kind == "bound" else np.array([])
         record = Record(
             id=id,
             title=title,
             kind=kind,
-            verdict=(VERDICTS[kind] if passed else NOT_REPRODUCED) if sound else "FAILED",
+            verdict=verdict if sound else "FAILED",
             passed=passed and sound,
             chapter=self.chapter,
             code=code,
@@ -187,7 +195,7 @@ class Ledger:
             slack=_summary(slack),
             tolerance=float(tolerance),
             tightness=_summary(ratio) if ratio.size else None,
-            vacuous=float(np.mean(reference >= 1)) if probability else None,
+            vacuous=vacuous,
             twin={"broken": twin.broken, "failed": twin_failed, "slack": _summary(twin_slack)},
             dtype=dtype or self.dtype,
             n=str(self.n if n is None else n),
@@ -278,12 +286,12 @@ def claims_table(records=None) -> str:
             return f"{id} (chapter {chapter})", False
         notebook, _ = CHAPTERS[chapter]
         sign = "✓" if all(record.passed for record in checks) else "✗ " + NOT_REPRODUCED
-        return f'<a href="{notebook}.html#{id.lower()}">{id}</a> {sign}', True
+        return f'<a href="{notebook}.html#{id.lower()}">{id}</a> {sign}', all(record.passed for record in checks)
 
     rows = []
     for claim in CLAIMS:
         states = [status(id) for id in claim.statements]
-        done = sum(checked for _, checked in states)
+        done = sum(verified for _, verified in states)
         so_far = "not yet" if not done else f"{done} of {len(states)} statements verified"
         cells = (
             str(claim.number),
@@ -318,26 +326,32 @@ def _row(record):
 
 
 def _compare(kind, measured, reference, tolerance):
-    """Flat float arrays (measured, reference, slack); a check passes where the slack is not negative. NaN never passes."""
-    measured = np.atleast_1d(np.asarray(measured, float))
-    reference = np.asarray(reference, float)
+    """Flat float arrays (measured, reference, slack); a check passes where the slack is not negative.
+
+    What is not finite never passes.
+    """
+    measured, reference = np.atleast_1d(np.asarray(measured, float)), np.asarray(reference, float)
+    if measured.size == 0:
+        raise ValueError("nothing was compared: the arrays are empty")
     if kind in ("rate", "observation"):
         if measured.shape != (2,) or reference.ndim != 0:
             raise ValueError(f"a {kind} compares an interval (low, high) with one number")
-        if kind == "observation":
-            slack = measured[:1] - reference
-        else:
-            slack = np.minimum(reference - measured[0], measured[1] - reference)[None] + tolerance
+        ends = np.array([reference - measured[0], measured[1] - reference]) + tolerance
+        slack = measured[:1] - reference if kind == "observation" else ends.min(keepdims=True)
     else:
-        measured, reference = np.broadcast_arrays(measured, reference)
+        measured, reference = (array.ravel() for array in np.broadcast_arrays(measured, reference))
+        with np.errstate(invalid="ignore"):
+            slack = reference - measured + tolerance
         if kind == "identity":
             slack = tolerance - np.abs(measured - reference) / np.maximum(1.0, np.abs(reference))
-        else:
-            slack = reference - measured + tolerance
-    if measured.size == 0:
-        raise ValueError("nothing was compared: the arrays are empty")
-    slack = np.where(np.isnan(slack), -np.inf, slack)
-    return measured.ravel(), np.atleast_1d(reference).ravel(), slack.ravel()
+    finite = np.isfinite(measured).all() and np.isfinite(reference).all()
+    return measured, np.atleast_1d(reference), slack if finite else np.full_like(slack, -np.inf)
+
+
+def _tightness(measured, reference):
+    """reference / measured where that is a number."""
+    usable = (measured > 0) & np.isfinite(measured) & np.isfinite(reference)
+    return reference[usable] / measured[usable]
 
 
 def _summary(values):

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
-from scipy.linalg.lapack import dpotrf
+from scipy.linalg.lapack import dpocon, dpotrf
 
 
 class NotPositiveDefiniteError(ValueError):
@@ -133,10 +134,11 @@ def interpolation_path(gram, targets, cross=None, diagonal=None):
         raise ValueError(f"gram must be a square matrix, not of shape {gram.shape}")
     if targets.ndim not in (1, 2) or len(targets) != size:
         raise ValueError(f"targets must have shape ({size},) or ({size}, C), not {targets.shape}")
-    for name, array in (("gram", gram), ("targets", targets)):
+    asymmetry, largest = map(float, _asymmetry(gram))
+    for name, array in (("gram", largest), ("targets", targets)):
         if not bool(jnp.isfinite(array).all()):
             raise ValueError(f"{name} has entries that are not finite")
-    if float(jnp.max(jnp.abs(gram - gram.T))) > 1e-6 * float(jnp.max(jnp.abs(gram))):
+    if asymmetry > 1e-6 * largest:
         raise ValueError("gram is not symmetric")
     factor = _cholesky(gram)
     coefficients = solve_triangular(factor, targets, lower=True)
@@ -155,19 +157,28 @@ def interpolation_path(gram, targets, cross=None, diagonal=None):
     return InterpolationPath(factor, coefficients, cross_factor, diagonal)
 
 
+@jax.jit
+def _asymmetry(gram):
+    """Largest entries of `|K - K^T|` and of `|K|`, in one pass over the matrix."""
+    return jnp.max(jnp.abs(gram - gram.T)), jnp.max(jnp.abs(gram))
+
+
 def _cholesky(gram):
     factor = jnp.linalg.cholesky(gram, symmetrize_input=False)
-    squared_pivots = jnp.square(jnp.diagonal(factor))
-    # A pivot below the rounding of the factorisation says nothing about the matrix: treat it as a zero.
-    sound = squared_pivots > len(gram) * jnp.finfo(gram.dtype).eps * jnp.abs(jnp.diagonal(gram))
-    if bool(sound.all()):
-        return factor
     gram = np.asarray(gram)
-    # JAX returns a factor of nothing but NaN when it breaks down: LAPACK says where.
-    breakdown = dpotrf(gram, lower=True)[1] if not bool(jnp.isfinite(factor).all()) else 0
-    first = breakdown - 1 if breakdown > 0 else int(jnp.argmin(sound))
+    if bool(jnp.isfinite(factor).all()):
+        # A factor can also come out of a singular matrix, by luck of rounding: its condition number tells.
+        norm = np.abs(gram).sum(axis=0).max()
+        if dpocon(np.asarray(factor).T, norm, uplo="U")[0] > 10 * np.finfo(float).eps:
+            return factor
+        pivots = np.diagonal(factor) ** 2 / np.diagonal(gram)
+        first = int(np.argmin(pivots))
+    else:
+        first = (
+            max(dpotrf(gram, lower=True)[1], 1) - 1
+        )  # JAX returns nothing but NaN when it breaks down: LAPACK says where
     row = gram[first]
-    twins = [int(j) for j in np.flatnonzero(np.all(gram[:first] == row, axis=1))]
+    twins = [int(j) for j in np.flatnonzero(np.isclose(gram[:first], row, rtol=1e-7, atol=0).all(axis=1))]
     cause = (
         f"it has the same kernel values as example {twins[0]}: a duplicate"
         if twins

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import tarfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -167,7 +169,8 @@ def members(path):
 
 
 def lazy_members(path):
-    """`(name, read)` of every regular file below a folder or in an archive; `read()` gives its bytes.
+    """`(name, read)` of every regular file below a folder or in an archive; `read()` gives its bytes (of a tar file:
+    before the next name is asked for).
 
     A name that is absolute or climbs out of its folder is an error; links are skipped.
     """
@@ -180,15 +183,24 @@ def lazy_members(path):
         archive = zipfile.ZipFile(path)
         for info in archive.infolist():
             if not info.is_dir():
-                yield _safe(info.filename, path), lambda info=info: archive.read(info)
+                yield _safe(info.filename, path), _naming(path, lambda info=info: archive.read(info))
     else:
+        with _naming(path, tarfile.open)(path, "r:*") as archive:
+            while info := _naming(path, archive.next)():
+                if info.isfile():
+                    yield _safe(info.name, path), _naming(path, archive.extractfile(info).read)
+
+
+def _naming(path, function):
+    """`function`, with the many errors of a damaged archive turned into one that names it."""
+
+    def named(*arguments):
         try:
-            with tarfile.open(path, "r:*") as archive:
-                for info in archive:
-                    if info.isfile():
-                        yield _safe(info.name, path), archive.extractfile(info).read
-        except (tarfile.ReadError, EOFError, OSError) as error:
+            return function(*arguments)
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
             raise ValueError(f"{path} is no folder, zip or tar archive, or it is damaged: {error}") from error
+
+    return named
 
 
 def _safe(name, path):

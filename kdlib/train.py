@@ -14,7 +14,8 @@ def train_binary(architecture, images, signs, *, width, steps, batch_size=64, le
     Parameters
     ----------
     architecture : `kdlib.kernels.FullyConnected` or `Convolutional`.
-    images, signs : `(n, ...)` and `(n,)` in {-1, 1}. Computed in float32.
+    images, signs : `(n, ...)` and `(n,)` in {-1, 1}. Computed in float64: neural-tangents' layers scale their weights
+        by double-precision constants, which turns float32 into float64 on the way.
     width, steps, batch_size, learning_rate, seed : of the network and of its training; deterministic for a seed.
 
     Returns
@@ -25,13 +26,13 @@ def train_binary(architecture, images, signs, *, width, steps, batch_size=64, le
     flat = len(np.shape(images)) > 2 and not hasattr(architecture, "pooling")
 
     def as_input(x):
-        x = jnp.asarray(x, jnp.float32)
+        x = jnp.asarray(x, jnp.float64)
         return x.reshape(len(x), -1) if flat else x
 
-    x, y = as_input(images), jnp.asarray(signs, jnp.float32)
+    x, y = as_input(images), jnp.asarray(signs, jnp.float64)
     key, order_key = jax.random.split(jax.random.key(seed))
     _, params = initialise(key, (-1, *x.shape[1:]))
-    params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
     optimiser = optax.adam(learning_rate)
 
     @jax.jit

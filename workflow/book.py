@@ -11,8 +11,11 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
 
 
-def build(scale: str, jobs: int, lock: str) -> int:
-    """Run the workflow; return its exit status. A second build at the same time is refused."""
+def build(scale: str, jobs: int, lock: str, touch: bool = False) -> int:
+    """Run the workflow; return its exit status. A second build at the same time is refused.
+
+    `touch` marks what is there as up to date instead: for when only stored outputs changed.
+    """
     BUILD.mkdir(exist_ok=True)
     # Snakemake's own lock outlives a killed run and then blocks the next; the kernel drops this one with its process.
     with open(BUILD / ".lock", "w") as handle:
@@ -23,6 +26,8 @@ def build(scale: str, jobs: int, lock: str) -> int:
         command = ["snakemake", "--snakefile", "workflow/Snakefile", "--directory", str(ROOT), "--cores", str(jobs)]
         command += ["--nolock", "--rerun-incomplete", "--quiet", "rules", "host", "reason"]
         command += ["--config", f"scale={scale}", f"lock={lock}"]
+        if touch:
+            command.append("--touch")
         return subprocess.run(command, cwd=ROOT).returncode
 
 
@@ -44,11 +49,13 @@ if __name__ == "__main__":
     parser.add_argument("--scale", default="quick")
     parser.add_argument("--jobs", type=int, default=1, help="chapters executed at a time")
     parser.add_argument("--lock", default="requirements/requirements.lock", help="the environment's lock")
+    parser.add_argument("--touch", action="store_true", help="mark what is there as up to date, run nothing")
     arguments = parser.parse_args()
     if not (ROOT / "workflow" / "scales" / f"{arguments.scale}.yaml").exists():
         scales = ", ".join(sorted(path.stem for path in (ROOT / "workflow" / "scales").glob("*.yaml")))
         sys.exit(f"no scale {arguments.scale!r}: choose from {scales}")
-    status = build(arguments.scale, arguments.jobs, arguments.lock)
+    status = build(arguments.scale, arguments.jobs, arguments.lock, arguments.touch)
     if status:
         sys.exit(status)
-    summarise(arguments.scale)
+    if not arguments.touch:
+        summarise(arguments.scale)

@@ -1,9 +1,16 @@
-"""Store executed notebooks' outputs in `book/`, without what changes at every run: `make outputs`."""
+"""Store executed notebooks' outputs in `book/`, without what changes at every run, and the README's figure.
 
+`make outputs` calls it.
+"""
+
+import base64
 import sys
 from pathlib import Path
 
 import nbformat
+
+
+README_FIGURE = "fig-images"  # name of the figure that the README shows
 
 
 def store(executed: Path, committed: Path):
@@ -17,6 +24,10 @@ def store(executed: Path, committed: Path):
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
             for output in cell.outputs:
                 output.get("metadata", {}).pop("needs_background", None)
+                if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == README_FIGURE:
+                    picture = output.get("data", {}).get("image/png")
+                    if picture:
+                        (committed.parent / "transfer_risk.png").write_bytes(base64.b64decode(picture))
     nbformat.write(notebook, committed)
 
 

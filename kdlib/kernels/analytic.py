@@ -112,7 +112,11 @@ def analytic_ntk(architecture, x1, x2=None, *, normalised=False, block=None, dty
 
 
 def analytic_diagonal(architecture, x, *, dtype=np.float64):
-    """`k(x, x)` of each input, shape `(n,)`: what the power function starts from."""
+    """`k(x, x)` of each input, shape `(n,)`: what the power function starts from.
+
+    For ReLU accurate to about 1e-8 in float64: the arc-cosine formulas turn rounding at angle zero into its square root.
+    A normalised kernel has the exact one on its diagonal instead.
+    """
     x = _inputs(architecture, x, "x", dtype)
     kernel, step = _kernel(architecture), min(32, len(x))
     diagonal = np.empty(len(x), dtype)

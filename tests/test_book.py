@@ -1,0 +1,261 @@
+"""The book: its notebooks as committed, and its pages as rendered, in a real browser with the network blocked.
+
+The pages are those of `make book`, which `make test` runs first.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import browser
+import nbformat
+import pytest
+from playwright.sync_api import sync_playwright
+
+from kdlib.ledger import ROOT, read_records
+from kdlib.statements import CHAPTERS, STATEMENTS
+
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+HTML = ROOT / "_build" / "html"
+PAGES = sorted((HTML / "book").glob("*.html"))
+RECORDS = ROOT / "_build" / "quick" / "records"
+name = lambda path: path.stem
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+# --- Notebooks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_outputs_are_stored(path):
+    """nbval compares nothing in a cell whose outputs were stripped: they must be there."""
+    compared = [cell for cell in code_cells(path) if "nbval-check-output" in cell.metadata.get("tags", [])]
+    assert all(cell.outputs for cell in compared)
+    assert any(cell.outputs for cell in code_cells(path))
+    assert all(cell.execution_count for cell in code_cells(path))
+    assert compared or path.stem == "01_two_papers"  # which has no checks of its own
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_first_cell_holds_parameters_and_the_next_one_checks_them(path):
+    first, second = code_cells(path)[:2]
+    assert first.metadata.tags == ["parameters"] and "parameters.check(" in second.source
+    names = set(re.findall(r"^(\w+) = ", first.source, re.M))
+    rules = second.source[second.source.index("parameters.check(") :]
+    assert all(re.search(rf"\b{parameter}=", rules) for parameter in names)
+
+
+@pytest.mark.parametrize(
+    "notebook, parameters, message",
+    [
+        ("03_transfer_risk", ["-p", "image_exmaples", "512"], "did you mean 'image_examples'"),
+        ("03_transfer_risk", ["-p", "delta", "2.0"], "'delta' must be in"),
+        ("02_wide_limit", ["-p", "seed", "zero"], "'seed' must be an integer"),
+        ("13_ledger", ["-p", "records", "/no/such/folder"], "existing folder"),
+    ],
+)
+def test_papermill_refuses_wrong_parameters_before_any_work(tmp_path, notebook, parameters, message):
+    command = [sys.executable, "-m", "papermill", str(ROOT / "book" / f"{notebook}.ipynb"), str(tmp_path / "out.ipynb")]
+    run = subprocess.run([*command, *parameters], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert run.returncode != 0 and message in run.stderr
+    executed = [cell for cell in code_cells(tmp_path / "out.ipynb") if cell.execution_count]
+    assert len(executed) <= 4  # papermill's own error cell, the two parameter cells and the check
+
+
+def test_every_statement_of_the_written_chapters_is_checked():
+    records = read_records(RECORDS)
+    written = {number for number, (notebook, _) in CHAPTERS.items() if notebook}
+    due = {statement.id for statement in STATEMENTS.values() if statement.chapter in written}
+    assert due == {record.id for record in records}
+    assert all(record.twin["failed"] and record.verdict != "FAILED" for record in records)
+    assert len({record.provenance["kdlib"] for record in records}) == 1
+
+
+# --- Pages, as files ---------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Ids, links, and the addresses of all that a page loads."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.loads, self.images = set(), [], [], []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids.update({attributes.get("id"), attributes.get("name")})
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
+        if tag == "img":
+            self.images.append(attributes)
+        if tag in ("script", "img", "iframe") and "src" in attributes:
+            self.loads.append(attributes["src"])
+        if tag == "link" and attributes.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loads.append(attributes["href"])
+
+
+@pytest.fixture(scope="module")
+def parsed():
+    return {path: Page(path) for path in PAGES}
+
+
+def test_the_book_is_built():
+    assert {path.stem for path in NOTEBOOKS} <= {path.stem for path in PAGES}
+    assert (HTML / "index.html").exists()
+
+
+def test_links_lead_somewhere(parsed):
+    missing = []
+    for path, page in parsed.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.exists():
+                missing.append((path.name, link))
+            elif parts.fragment and target.suffix == ".html":
+                target_page = parsed.get(target) or Page(target)
+                if unquote(parts.fragment) not in target_page.ids:
+                    missing.append((path.name, link))
+    assert not missing
+
+
+def test_pages_load_nothing_from_elsewhere(parsed):
+    loads = [(path.name, load) for path, page in parsed.items() for load in page.loads]
+    assert loads and not [entry for entry in loads if urlsplit(entry[1]).scheme in ("http", "https")]
+
+
+def test_figures_have_alt_texts(parsed):
+    figures = [image for page in parsed.values() for image in page.images if "_images" in image.get("src", "")]
+    assert len(figures) >= 6 and all(len(image.get("alt", "")) > 60 for image in figures)
+
+
+# --- Pages, in a browser -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    executable = browser.find()
+    if executable is None:
+        pytest.fail("no browser: run `make browser`, or set CHROMIUM to the executable of a Chromium or Chrome")
+    with sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=executable, args=list(browser.FLAGS))
+        yield instance
+        instance.close()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+@pytest.mark.parametrize("width, theme", [(1280, "light"), (390, "dark")], ids=["desktop", "phone-dark"])
+def test_page_offline(chromium, path, width, theme):
+    context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=theme)
+    page = context.new_page()
+    requests, errors = Counter(), []
+
+    def only_local(route):
+        local = urlsplit(route.request.url).scheme in ("file", "data", "blob")
+        requests[local] += 1
+        if not local:
+            errors.append(route.request.url)
+        return route.continue_() if local else route.abort()
+
+    page.route("**/*", only_local)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(path.as_uri())
+    page.wait_for_function("window.MathJax === undefined || (MathJax.startup && MathJax.startup.promise)")
+    page.evaluate("window.MathJax && MathJax.startup.promise")
+    if theme == "dark":
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    written = page.evaluate("document.querySelectorAll('.math').length")
+    typeset = page.evaluate("document.querySelectorAll('.math mjx-container').length")
+    assert page.evaluate("document.querySelectorAll('mjx-merror').length") == 0
+    assert typeset >= written > 0 or written == typeset == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    broken = "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
+    assert page.evaluate(broken) == []
+    if theme == "dark" and (box := page.query_selector(".check, .ledger td, .figure-table td")):
+        assert contrast(page, box) > 4.5, "text on a dark page must be readable"
+    assert errors == [] and requests[True] > 5
+    context.close()
+
+
+def contrast(page, element):
+    """WCAG contrast between an element's text and what is painted behind it."""
+    colours = page.evaluate(
+        """element => {
+            let back = element;
+            const clear = 'rgba(0, 0, 0, 0)';
+            while (back.parentElement && getComputedStyle(back).backgroundColor === clear) back = back.parentElement;
+            return [getComputedStyle(element).color, getComputedStyle(back).backgroundColor];
+        }""",
+        element,
+    )
+    luminance = []
+    for colour in colours:
+        channels = [float(value) / 255 for value in re.findall(r"[\d.]+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        luminance.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(luminance) + 0.05) / (min(luminance) + 0.05)
+
+
+# --- The workflow ------------------------------------------------------------------------------------------------
+
+
+def out_of_date(*changed):
+    """What Snakemake would run now, were the files `changed` different."""
+    command = [
+        "snakemake",
+        "--snakefile",
+        "workflow/Snakefile",
+        "--dry-run",
+        "--quiet",
+        "host",
+        "--nolock",
+        "--cores",
+        "1",
+    ]
+    for file in changed:
+        command += ["--forcerun", file]
+    lock = os.environ.get("KDLIB_LOCK", "requirements/requirements.lock")
+    run = subprocess.run(
+        [*command, "--config", "scale=quick", f"lock={lock}"], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout + run.stderr
+
+
+def test_nothing_is_rebuilt_without_a_change():
+    assert "Nothing to be done" in out_of_date()
+
+
+@pytest.mark.parametrize("rule", ["chapter", "gathering_page"])
+def test_chapters_depend_on_code_data_and_lock(rule):
+    plan = out_of_date(rule)
+    inputs = re.search(rf"rule {rule}:\n\s+input: (.*)", plan).group(1)
+    for needed in ("kdlib/labels.py", "kdlib/kernels/analytic.py", "data/fashion-mnist/", "requirements/requirements"):
+        assert needed in inputs
+
+
+def test_a_failing_chapter_is_kept_and_named(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("raise RuntimeError('on purpose')")])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "bad.ipynb")
+    (tmp_path / "scale.yaml").write_text("{}")
+    command = [sys.executable, "-m", "workflow.execute"]
+    command += [str(tmp_path / file) for file in ("bad.ipynb", "out/bad.ipynb", "scale.yaml")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert run.returncode != 0 and "on purpose" in run.stderr and "bad.ipynb failed in cell" in run.stderr
+    kept = tmp_path / "out" / "bad.failed.ipynb"
+    assert (
+        "on purpose" in json.dumps(json.loads(kept.read_text())) and not Path(tmp_path / "out" / "bad.ipynb").exists()
+    )

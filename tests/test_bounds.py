@@ -1,0 +1,94 @@
+"""R2, R3, R6 and the intervals around them."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from kdlib import bounds
+from kdlib.path import interpolation_path
+from kdlib.tasks import CircleTask
+
+
+@pytest.fixture(scope="module")
+def circle():
+    task = CircleTask(frequencies=60, decay=1.0)
+    theta, new = task.sample(40, 0), task.sample(400, 1)
+    features, held_out = task.features(theta), task.features(new)
+    path = interpolation_path(features @ features.T, task.teacher(theta), held_out @ features.T, (held_out**2).sum(1))
+    return task, path, task.teacher(new)
+
+
+def test_task_is_what_it_says():
+    task = CircleTask(frequencies=10, decay=1.5)
+    theta = task.sample(20, 0)
+    np.testing.assert_allclose(task.features(theta) @ task.teacher_weights, task.teacher(theta), atol=1e-12)
+    k = np.arange(1, 11)
+    kernel = 1 + (np.cos((theta[:, None] - theta)[..., None] * k) * k**-3.0).sum(-1)
+    np.testing.assert_allclose(task.features(theta) @ task.features(theta).T, kernel, atol=1e-12)
+
+
+def test_risk_below_power_below_angle(circle):
+    task, path, teacher = circle
+    norm = task.teacher_weights @ task.teacher_weights
+    risk = bounds.transfer_risk(path, teacher)
+    power = bounds.power_function_bound(path, teacher, norm)
+    angle = bounds.angle_bound(path, teacher, norm)
+    assert risk.estimate.shape == power.upper.shape == (40,)
+    assert (risk.estimate <= power.estimate).all() and (power.estimate <= angle.estimate).all()
+    assert (power.estimate < angle.estimate).any() and angle.estimate[-1] < 1
+
+
+def test_angle_bound_is_its_definition(circle):
+    task, path, teacher = circle
+    weights, new = task.teacher_weights, task.features(task.sample(400, 1))
+    alpha = bounds.transfer_angle(path, weights @ weights)
+    line_angle = np.arccos(np.abs(teacher) / np.linalg.norm(new, axis=1) / np.linalg.norm(weights))
+    expected = (line_angle[:, None] >= np.pi / 2 - alpha).mean(axis=0)
+    np.testing.assert_allclose(bounds.angle_bound(path, teacher, weights @ weights).estimate, expected, atol=1e-12)
+
+
+def test_a_norm_below_the_students_is_refused(circle):
+    _, path, teacher = circle
+    for bound in (bounds.angle_bound, bounds.power_function_bound):
+        with pytest.raises(ValueError, match="R6"):
+            bound(path, teacher, 0.9 * path.squared_norm[-1])
+
+
+def test_oracle_bound_adds_the_disagreement(circle):
+    task, path, _ = circle
+    outside = 3 * np.sign(np.sin(task.sample(400, 1)))
+    result = bounds.oracle_bound(path, outside, n=[5, 40])
+    disagreement = np.mean(np.sign(path.predict(40)) != np.sign(outside))
+    assert result.estimate[1] == pytest.approx(disagreement)  # at n = N nothing but the first term is left
+    assert (bounds.transfer_risk(path, outside, n=[5, 40]).estimate <= result.estimate).all()
+    assert (result.lower <= result.estimate).all() and (result.estimate <= result.upper).all()
+
+
+@pytest.mark.parametrize("trials", [1, 7, 40])
+@pytest.mark.parametrize("delta", [0.05, 0.3])
+def test_clopper_pearson_covers_at_every_probability(trials, delta):
+    lower, upper = bounds.clopper_pearson(np.arange(trials + 1), trials, delta)
+    for p in np.linspace(0, 1, 101):
+        covered = (lower <= p) & (p <= upper)
+        assert binom.pmf(np.arange(trials + 1), trials, p)[covered].sum() >= 1 - delta - 1e-12
+    assert lower[0] == 0 and upper[-1] == 1
+
+
+def test_quoting_more_sizes_widens_each_interval(circle):
+    _, path, teacher = circle
+    one, many = (bounds.transfer_risk(path, teacher, n=n) for n in ([5], [5, 10, 20]))
+    assert many.upper[0] > one.upper[0] and many.estimate[0] == one.estimate[0]
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda path, teacher: bounds.transfer_risk(path, teacher[:-1]), "one per row"),
+        (lambda path, teacher: bounds.transfer_risk(path, teacher, n=[0]), "1..40"),
+        (lambda path, teacher: bounds.transfer_risk(path, teacher, n=[2.5]), "integers"),
+        (lambda path, teacher: bounds.transfer_risk(path, teacher, delta=0), "delta"),
+    ],
+)
+def test_bad_input_is_refused(circle, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*circle[1:])
