@@ -37,7 +37,8 @@ def distillation_flow(features, initial_output, teacher_logits, labels, times, *
 
     start = np.zeros(flat.shape[1]) if start is None else np.asarray(start, float)
     span = (times[0], times[-1])
-    solution = solve_ivp(velocity, span, start, "LSODA", times, rtol=tolerance, atol=tolerance * 1e-2)
+    jacobian = jax.jit(jax.jacfwd(velocity, argnums=1))
+    solution = solve_ivp(velocity, span, start, "LSODA", times, rtol=tolerance, atol=tolerance * 1e-2, jac=jacobian)
     if not solution.success:
         raise RuntimeError(f"the flow could not be integrated to time {times[-1]}: {solution.message}")
     return solution.y.T

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import nbformat
 
-
 README_FIGURE = "fig-images"  # name of the figure that the README shows
 
 
