@@ -214,6 +214,8 @@ def contrast(page, element):
 def out_of_date(*changed):
     """What Snakemake would run now, were the files `changed` different."""
     command = [
+        sys.executable,
+        "-m",
         "snakemake",
         "--snakefile",
         "workflow/Snakefile",
