@@ -4,6 +4,7 @@ The output appears under its name only when the whole notebook has run; a notebo
 `OUTPUT.failed.ipynb`, with the error in it.
 """
 
+import fcntl
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import yaml
 def execute(notebook: Path, output: Path, parameters: dict) -> float:
     """Run `notebook` with `parameters`; return the seconds it took."""
     output.parent.mkdir(parents=True, exist_ok=True)
+    # Where a killed build left an execution of this notebook running, wait for its end: the two would write one file.
+    running = open(output.with_suffix(".lock"), "w")
+    fcntl.flock(running, fcntl.LOCK_EX)
     failed = output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
     partial = output.with_suffix(".partial.ipynb")
