@@ -22,9 +22,12 @@ class HeldOut:
 
     Attributes
     ----------
-    n : `(k,)` integers, the sample sizes quoted together.
-    estimate, lower, upper : `(k,)`. All `k` intervals hold at once with probability at least `1 - delta`.
-    trials, delta : number of held-out inputs; the probability that some interval fails.
+    n
+        `(k,)` integers, the sample sizes quoted together.
+    estimate, lower, upper
+        `(k,)`. All `k` intervals hold at once with probability at least `1 - delta`.
+    trials, delta
+        number of held-out inputs; the probability that some interval fails.
     """
 
     n: np.ndarray
@@ -52,9 +55,12 @@ def transfer_risk(path, teacher_logits, *, n=None, delta=0.05):
 
     Parameters
     ----------
-    path : `kdlib.path.InterpolationPath` with `cross`.
-    teacher_logits : `(M,)`, the teacher's `z_t` on the held-out inputs.
-    n : sample sizes quoted together (`delta` is split over them); None for all of `1..N`.
+    path
+        `kdlib.path.InterpolationPath` with `cross`.
+    teacher_logits
+        `(M,)`, the teacher's `z_t` on the held-out inputs.
+    n
+        sample sizes quoted together (`delta` is split over them); None for all of `1..N`.
     """
     n, teacher = _sizes(path, n), _teacher(path, teacher_logits)
     return _held_out(np.sign(path.predict(n)) != np.sign(teacher)[:, None], n, delta)
@@ -65,10 +71,14 @@ def angle_bound(path, teacher_logits, squared_norm, *, n=None, delta=0.05):
 
     Parameters
     ----------
-    path : `kdlib.path.InterpolationPath` with `cross` and `diagonal`, its targets the teacher's logits.
-    teacher_logits : `(M,)`, `z_t` on the held-out inputs, which must be independent of the training inputs.
-    squared_norm : `||w*||^2` of the realisable teacher `z_t(x) = <phi(x), w*>` (or an upper bound on it).
-    n : sample sizes quoted together (`delta` is split over them); None for all of `1..N`.
+    path
+        `kdlib.path.InterpolationPath` with `cross` and `diagonal`, its targets the teacher's logits.
+    teacher_logits
+        `(M,)`, `z_t` on the held-out inputs, which must be independent of the training inputs.
+    squared_norm
+        `||w*||^2` of the realisable teacher `z_t(x) = <phi(x), w*>` (or an upper bound on it).
+    n
+        sample sizes quoted together (`delta` is split over them); None for all of `1..N`.
 
     Returns
     -------
@@ -76,7 +86,8 @@ def angle_bound(path, teacher_logits, squared_norm, *, n=None, delta=0.05):
 
     Raises
     ------
-    ValueError : `squared_norm` below some `||w_n||^2`, which contradicts R1: the teacher is not of that norm.
+    ValueError
+        `squared_norm` below some `||w_n||^2`, which contradicts R1: the teacher is not of that norm.
     """
     return _doubt(path, teacher_logits, squared_norm, n, delta, lambda n: np.sqrt(_diagonal(path))[:, None])
 

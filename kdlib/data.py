@@ -44,10 +44,14 @@ class Dataset:
 
     Attributes
     ----------
-    splits : `{"train": Split, ...}`, also as attributes (`dataset.train`).
-    classes : names, in the order of the labels.
-    sha256 : of the images and labels as published, before any choice.
-    dropped : exact duplicates left out (`distinct=True`).
+    splits
+        `{"train": Split, ...}`, also as attributes (`dataset.train`).
+    classes
+        names, in the order of the labels.
+    sha256
+        of the images and labels as published, before any choice.
+    dropped
+        exact duplicates left out (`distinct=True`).
     """
 
     name: str
@@ -81,23 +85,33 @@ def load(
 
     Parameters
     ----------
-    name : "fashion-mnist" (embedded), "cifar10", "cifar100", "tiny-imagenet" (downloaded once, verified), or the path of
+    name
+        "fashion-mnist" (embedded), "cifar10", "cifar100", "tiny-imagenet" (downloaded once, verified), or the path of
         a folder or archive of images in class folders.
-    classes : names or published indices to keep, in the order of their new labels; None keeps all.
-    sizes : images per split, of "train", "transfer", "validation" and "test"; `None` as a size means all that are left.
+    classes
+        names or published indices to keep, in the order of their new labels; None keeps all.
+    sizes
+        images per split, of "train", "transfer", "validation" and "test"; `None` as a size means all that are left.
         The first three are disjoint parts of the published training images; "test" comes from the published test
         images, or from the same pool where there are none. Default: all training and all test images.
-    seed : of the random order. Growing `train` keeps its earlier images first and leaves the other splits alone.
-    normalisation : "none" (pixels in [0, 1]), "unit" (each image scaled to mean square one: nothing is fitted) or
+    seed
+        of the random order. Growing `train` keeps its earlier images first and leaves the other splits alone.
+    normalisation
+        "none" (pixels in [0, 1]), "unit" (each image scaled to mean square one: nothing is fitted) or
         "standard" (mean zero and variance one per channel *on the training split*: fitted on it).
-    distinct : leave out exact duplicates, which make a Gram matrix singular.
-    image_size : `(height, width)` to resize a folder's images to.
-    dtype : of the images.
+    distinct
+        leave out exact duplicates, which make a Gram matrix singular.
+    image_size
+        `(height, width)` to resize a folder's images to.
+    dtype
+        of the images.
 
     Raises
     ------
-    DataUnavailableError : not embedded, not cached and not downloadable; says which file to put where.
-    ValueError : an unknown name, class or split, a size larger than what there is, a damaged file.
+    DataUnavailableError
+        not embedded, not cached and not downloadable; says which file to put where.
+    ValueError
+        an unknown name, class or split, a size larger than what there is, a damaged file.
     """
     _check_choices(sizes, normalisation)
     raw = _read(name, image_size, progress)

@@ -16,12 +16,18 @@ def distillation_flow(features, initial_output, teacher_logits, labels, times, *
 
     Parameters
     ----------
-    features : `phi(X)`, `(n, D)` for a scalar student, `(n, C, D)` for `C` outputs. A Cholesky factor of a Gram serves.
-    initial_output : `f_0(X)`, `(n,)` or `(n, C)`.
-    teacher_logits, labels, **loss : as in `kdlib.labels.loss_gradient`.
-    times : increasing, from 0.
-    start : `dw` at time 0, `(D,)`; zero by default, as C1 asks.
-    tolerance : relative, of the integrator (scipy's LSODA, which copes with stiff spectra).
+    features
+        `phi(X)`, `(n, D)` for a scalar student, `(n, C, D)` for `C` outputs. A Cholesky factor of a Gram serves.
+    initial_output
+        `f_0(X)`, `(n,)` or `(n, C)`.
+    teacher_logits, labels, **loss
+        as in `kdlib.labels.loss_gradient`.
+    times
+        increasing, from 0.
+    start
+        `dw` at time 0, `(D,)`; zero by default, as C1 asks.
+    tolerance
+        relative, of the integrator (scipy's LSODA, which copes with stiff spectra).
 
     Returns
     -------

@@ -24,11 +24,16 @@ def effective_logits(teacher_logits, labels, *, soft_ratio, temperature=1.0, tem
 
     Parameters
     ----------
-    teacher_logits : array, `(n,)` for a binary teacher, `(n, C)` for `C >= 2` classes. Finite.
-    labels : `(n,)`. In {-1, 1} for a binary teacher, integers in `0..C-1` otherwise.
-    soft_ratio : `rho` in (0, 1]. At `rho = 0` the loss has no minimiser.
-    temperature : `T > 0`.
-    temperature_scaling : ``"none"`` (`c_T = 1`) or ``"squared"`` (`c_T = T^2`).
+    teacher_logits
+        array, `(n,)` for a binary teacher, `(n, C)` for `C >= 2` classes. Finite.
+    labels
+        `(n,)`. In {-1, 1} for a binary teacher, integers in `0..C-1` otherwise.
+    soft_ratio
+        `rho` in (0, 1]. At `rho = 0` the loss has no minimiser.
+    temperature
+        `T > 0`.
+    temperature_scaling
+        ``"none"`` (`c_T = 1`) or ``"squared"`` (`c_T = T^2`).
 
     Returns
     -------
@@ -37,7 +42,8 @@ def effective_logits(teacher_logits, labels, *, soft_ratio, temperature=1.0, tem
 
     Raises
     ------
-    ValueError : logits not finite, labels of the wrong kind, soft ratio or temperature out of range.
+    ValueError
+        logits not finite, labels of the wrong kind, soft ratio or temperature out of range.
     """
     logits, labels = _checked(teacher_logits, labels)
     ratio, temperature, c_t = _checked_loss(soft_ratio, temperature, temperature_scaling)

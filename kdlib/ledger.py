@@ -125,9 +125,12 @@ class Ledger:
 
     Attributes
     ----------
-    chapter : its number in the book.
-    n, seeds, dtype : of the runs, unless a check says otherwise.
-    folder : of the JSON file; by default `records_folder()`.
+    chapter
+        its number in the book.
+    n, seeds, dtype
+        of the runs, unless a check says otherwise.
+    folder
+        of the JSON file; by default `records_folder()`.
     """
 
     chapter: int

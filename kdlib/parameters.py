@@ -91,12 +91,15 @@ def check(namespace, **rules):
 
     Parameters
     ----------
-    namespace : the notebook's `globals()`.
-    rules : one rule (`Integer`, `Real`, `Choice`, `Several`, `Folder`) for each parameter.
+    namespace
+        the notebook's `globals()`.
+    rules
+        one rule (`Integer`, `Real`, `Choice`, `Several`, `Folder`) for each parameter.
 
     Raises
     ------
-    ParameterError : a parameter without a rule (a misspelt name), without a value, of the wrong type or out of range;
+    ParameterError
+        a parameter without a rule (a misspelt name), without a value, of the wrong type or out of range;
         the message lists them all.
     """
     given = {

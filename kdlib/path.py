@@ -26,10 +26,14 @@ class InterpolationPath:
 
     Attributes
     ----------
-    factor : `(N, N)` lower Cholesky factor of the Gram.
-    coefficients : `c = L^{-1} z`, `(N,)` or `(N, C)` as the targets were.
-    cross_factor : `V^T = k(x, X) L^{-T}`, `(M, N)`, or None without `cross`.
-    diagonal : `k(x, x)`, `(M,)`, or None.
+    factor
+        `(N, N)` lower Cholesky factor of the Gram.
+    coefficients
+        `c = L^{-1} z`, `(N,)` or `(N, C)` as the targets were.
+    cross_factor
+        `V^T = k(x, X) L^{-T}`, `(M, N)`, or None without `cross`.
+    diagonal
+        `k(x, x)`, `(M,)`, or None.
     """
 
     factor: jnp.ndarray
@@ -117,14 +121,19 @@ def interpolation_path(gram, targets, cross=None, diagonal=None):
 
     Parameters
     ----------
-    gram : `(N, N)`, symmetric positive definite: `K` of the training inputs, in the order in which they arrive.
-    targets : `(N,)`, or `(N, C)` for `C` outputs that share the kernel.
-    cross : `(M, N)`, `k(x, X)` of held-out inputs; needed by `predict`, `power_function` and the certificates.
-    diagonal : `(M,)`, `k(x, x)` of held-out inputs; needed by `power_function` and the certificates.
+    gram
+        `(N, N)`, symmetric positive definite: `K` of the training inputs, in the order in which they arrive.
+    targets
+        `(N,)`, or `(N, C)` for `C` outputs that share the kernel.
+    cross
+        `(M, N)`, `k(x, X)` of held-out inputs; needed by `predict`, `power_function` and the certificates.
+    diagonal
+        `(M,)`, `k(x, x)` of held-out inputs; needed by `power_function` and the certificates.
 
     Raises
     ------
-    NotPositiveDefiniteError : some example lies, to working precision, in the span of those before it. Nothing is
+    NotPositiveDefiniteError
+        some example lies, to working precision, in the span of those before it. Nothing is
         added to the diagonal: the message names the example and what to do.
     """
     gram = jnp.asarray(gram, jnp.float64)

@@ -18,7 +18,8 @@ class CircleTask:
 
     Attributes
     ----------
-    cosines, sines : the pairs `(k, a_k)` and `(k, b_k)` of the teacher.
+    cosines, sines
+        the pairs `(k, a_k)` and `(k, b_k)` of the teacher.
     """
 
     frequencies: int

@@ -13,10 +13,13 @@ def train_binary(architecture, images, signs, *, width, steps, batch_size=64, le
 
     Parameters
     ----------
-    architecture : `kdlib.kernels.FullyConnected` or `Convolutional`.
-    images, signs : `(n, ...)` and `(n,)` in {-1, 1}. Computed in float64: neural-tangents' layers scale their weights
+    architecture
+        `kdlib.kernels.FullyConnected` or `Convolutional`.
+    images, signs
+        `(n, ...)` and `(n,)` in {-1, 1}. Computed in float64: neural-tangents' layers scale their weights
         by double-precision constants, which turns float32 into float64 on the way.
-    width, steps, batch_size, learning_rate, seed : of the network and of its training; deterministic for a seed.
+    width, steps, batch_size, learning_rate, seed
+        of the network and of its training; deterministic for a seed.
 
     Returns
     -------

@@ -70,13 +70,19 @@ def analytic_ntk(architecture, x1, x2=None, *, normalised=False, block=None, dty
 
     Parameters
     ----------
-    architecture : `FullyConnected` or `Convolutional`.
-    x1, x2 : inputs `(n, ...)`: `(n, d)` or images `(n, height, width, channels)`. `x2=None` means `x1`: only the
+    architecture
+        `FullyConnected` or `Convolutional`.
+    x1, x2
+        inputs `(n, ...)`: `(n, d)` or images `(n, height, width, channels)`. `x2=None` means `x1`: only the
         blocks on and above the diagonal are computed then, and the result is exactly symmetric.
-    normalised : divide by `sqrt(k(x, x) k(x', x'))`, so that `k(x, x) = 1`.
-    block : rows and columns computed at once; chosen from the number of pixels by default.
-    dtype : of the computation and of the result, float32 or float64.
-    progress : show a progress bar when there are more than a few blocks.
+    normalised
+        divide by `sqrt(k(x, x) k(x', x'))`, so that `k(x, x) = 1`.
+    block
+        rows and columns computed at once; chosen from the number of pixels by default.
+    dtype
+        of the computation and of the result, float32 or float64.
+    progress
+        show a progress bar when there are more than a few blocks.
 
     Returns
     -------
