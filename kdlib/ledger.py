@@ -175,7 +175,9 @@ class Ledger:
             raise ValueError(f"no statement {id!r}: the ids are {', '.join(STATEMENTS)}")
         hypotheses = {name: bool(holds) for name, holds in (hypotheses or {}).items()}
         measured, reference, slack = _compare(kind, measured, reference, tolerance)
-        _, _, twin_slack = _compare(kind, twin.measured, twin.reference, tolerance)
+        twin_measured, twin_reference, twin_slack = _compare(kind, twin.measured, twin.reference, tolerance)
+        if not (np.isfinite(twin_measured).all() and np.isfinite(twin_reference).all()):
+            raise ValueError(f"{id} ({title}): the twin must fail by its numbers, and some of them are not finite")
         enough = np.greater if strict else np.greater_equal
         passed, twin_failed = bool(enough(slack, 0).all()), not bool(enough(twin_slack, 0).all())
         vacuous = float(np.mean(reference >= 1)) if probability else None

@@ -63,6 +63,11 @@ def test_a_twin_that_passes_stops(ledger):
         ledger.bound("R1", "x", 0.1, 0.2, twin=Twin("nothing is broken", 0.1, 0.2))
 
 
+def test_a_twin_must_fail_by_its_numbers(ledger):
+    with pytest.raises(ValueError, match="not finite"):
+        ledger.bound("R1", "x", 0.1, 0.2, twin=Twin("a mistake in the twin", [np.nan], 0.2))
+
+
 def test_an_unmet_hypothesis_stops(ledger):
     with pytest.raises(CheckFailed, match="hypothesis not met: K positive definite"):
         ledger.bound("R1", "x", 0.1, 0.2, twin=BAD, hypotheses={"K positive definite": False})
