@@ -59,7 +59,7 @@ lint: environment
 	@ruff check --fix . && ruff format .
 
 benchmark: environment
-	@python benchmarks/path_over_n.py
+	@python benchmarks/path_over_n.py && python benchmarks/training.py
 
 # New locks from requirements/*.in. The old ones go first: uv reads them as preferences.
 lock:

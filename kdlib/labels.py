@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax
 
+ROWS_AT_ONCE = 64  # in the loops of the multi-class solver
 MAX_STEPS = 200  # of the safeguarded Newton iterations; bisection alone needs about 70
 
 
@@ -56,7 +57,7 @@ def effective_logits(teacher_logits, labels, *, soft_ratio, temperature=1.0, tem
     corrected = is_corrected(
         logits, labels, soft_ratio=soft_ratio, temperature=temperature, temperature_scaling=temperature_scaling
     )
-    return jax.vmap(_multiclass_root, in_axes=(0, 0, 0, None, None))(logits, labels, corrected, log_q, temperature)
+    return _multiclass_roots(logits, labels, corrected, log_q, temperature)
 
 
 def is_corrected(teacher_logits, labels, *, soft_ratio, temperature=1.0, temperature_scaling="none"):
@@ -199,6 +200,12 @@ def _binary_root(a, log_q, temperature):
 
 
 @jax.jit
+def _multiclass_roots(teacher_logits, labels, corrected, log_q, temperature):
+    """Rows in groups: a vectorised loop runs until its slowest row has converged, so that row should hold up few."""
+    one = lambda row: _multiclass_root(*row, log_q, temperature)
+    return jax.lax.map(one, (teacher_logits, labels, corrected), batch_size=ROWS_AT_ONCE)
+
+
 def _multiclass_root(teacher_logits, label, corrected, log_q, temperature):
     """Effective logits `(C,)` of one example, centred.
 
@@ -266,6 +273,8 @@ def _leads(logits, labels):
 
 
 def _checked(teacher_logits, labels):
+    if isinstance(teacher_logits, jax.core.Tracer) or isinstance(labels, jax.core.Tracer):
+        return jnp.asarray(teacher_logits, jnp.float64), labels  # inside a compiled step: its caller has checked
     # In NumPy, so that the checks also run while JAX traces a function around fixed teacher logits and labels.
     logits, labels = np.asarray(teacher_logits, np.float64), np.asarray(labels)
     if logits.ndim not in (1, 2) or (logits.ndim == 2 and logits.shape[1] < 2):

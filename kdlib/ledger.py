@@ -21,6 +21,7 @@ import html
 import json
 import os
 import platform
+import re
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -38,7 +39,10 @@ VERDICTS = {
     "rate": "rate fitted",
     "observation": "observed",
 }
+CLAIM_WORDS = VERDICTS | {"bound": "bound holds, with tightness", "observation": "observed, with intervals"}
 NOT_REPRODUCED = "not reproduced"
+CONDITIONAL = "holds only under conditions"
+ROW_HEADS = ("check", "verdict", "slack (min … max)", "broken twin", "run", "code")  # the columns of `_row`
 VACUOUS = "bound holds, but says nothing: vacuous in every trial"
 
 
@@ -61,6 +65,7 @@ class Record:
 
     `slack` summarises, over the trials, how much room was left: the tolerance less the error (identity), the reference
     less the measured value (bound), the distance of the prediction from the edge of the interval (rate, observation).
+    `claims` are the numbers of the papers' claims that the check bears on: by default those that name its statement.
     `tightness` is the range of reference / measured over a bound's trials, `vacuous` the share of trials whose bound
     on a probability is one or more.
     """
@@ -86,6 +91,7 @@ class Record:
     seeds: list
     device: str
     note: str = ""
+    claims: list = field(default_factory=list)
     provenance: dict = field(default_factory=dict)
 
     def __repr__(self):
@@ -109,13 +115,13 @@ class Record:
             compared += f", vacuous in {number(100 * self.vacuous)} % of trials"
         twin = "fails, as it must" if self.twin["failed"] else "passes: the check cannot fail"
         hypotheses = ", ".join(self.hypotheses) or "none to check"
-        note = f" {text(self.note)}" if self.note else ""
+        note = f" {_marked(self.note)}" if self.note else ""
         return (
             f'<div class="check check-{"passed" if self.passed else "failed"}"><strong>{text(self.id)}</strong> '
             f"{text(self.title)}: <strong>{text(self.verdict)}</strong> ({_count(self.trials)}; {compared}).{note}<br>"
-            f"Hypotheses checked: {text(hypotheses)}. Broken twin — {text(self.twin['broken'])} — <em>{twin}</em> "
+            f"Hypotheses checked: {text(hypotheses)}. Broken twin — {_marked(self.twin['broken'])} — <em>{twin}</em> "
             f"(worst slack {number(self.twin['slack']['min'])}).<br><small>{text(self.dtype)}, n = {text(self.n)}, "
-            f"seeds {text(str(self.seeds))}, <code>{text(self.code)}</code></small></div>"
+            f"seeds {text(_seeds(self.seeds))}, <code>{text(self.code)}</code></small></div>"
         )
 
 
@@ -156,16 +162,16 @@ class Ledger:
         return self._check("rate", id, title, interval, predicted, tolerance=tolerance, **about)
 
     def observation(self, id, title, interval, threshold=0.0, **about):
-        """A claim: the whole `interval = (low, high)` of an effect lies above `threshold`.
+        """A claim about data: the whole `interval = (low, high)` of an effect lies above `threshold`.
 
         An effect that does not is a finding, not an error: its verdict is "not reproduced". Its twin is a case in
         which there is nothing to observe.
         """
-        return self._check("observation", id, title, interval, threshold, tolerance=0.0, **about)
+        return self._check("observation", id, title, interval, threshold, tolerance=0.0, strict=True, **about)
 
     def _check(
         self, kind, id, title, measured, reference, *, tolerance, twin, hypotheses=None, code="", note="",
-        n=None, seeds=None, dtype=None, probability=False, strict=False,
+        n=None, seeds=None, dtype=None, probability=False, strict=False, claims=None,
     ):  # fmt: skip
         if CHAPTERS.get(self.chapter, (None,))[0] is None:
             raise ValueError(
@@ -207,6 +213,7 @@ class Ledger:
             seeds=[int(seed) for seed in (self.seeds if seeds is None else seeds)],
             device=device_name(),
             note=note,
+            claims=[claim.number for claim in CLAIMS if id in claim.statements] if claims is None else list(claims),
             provenance=provenance(),
         )
         if any((record.id, record.title) == (other.id, other.title) for other in self.records):
@@ -261,7 +268,6 @@ def table(records=None) -> str:
     rows = []
     for statement in STATEMENTS.values():
         checks = [record for record in records if record.id == statement.id]
-        notebook, _ = CHAPTERS[statement.chapter]
         name = html.escape(statement.title) + (' <span class="new-here">new here</span>' if statement.new_here else "")
         if not checks:
             rows.append(
@@ -270,46 +276,83 @@ def table(records=None) -> str:
             )
             continue
         # Where a statement is proved: its theorem is labelled with its id.
-        proof = f'<a href="{notebook}.html#{statement.id.lower()}">{statement.id}</a>' if notebook else statement.id
+        proof = _statement_link(statement.id)
         for i, record in enumerate(checks):
             head = f'<td rowspan="{len(checks)}">{proof}</td><td rowspan="{len(checks)}">{name}</td>' if i == 0 else ""
             rows.append(f'<tr class="{"passed" if record.passed else "failed"}">{head}{_row(record)}</tr>')
-    heads = "".join(
-        f"<th>{head}</th>"
-        for head in ("id", "statement", "check", "verdict", "slack (min … max)", "broken twin", "run", "code")
-    )
+    heads = "".join(f"<th>{head}</th>" for head in ("id", "statement", *ROW_HEADS))
     return f'<div class="ledger"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
+def claim_verdict(claim, records) -> str:
+    """One claim's verdict in words, from the verdicts of the checks that bear on it."""
+    checks = [record for record in records if claim.number in record.claims]
+    waiting = sorted({STATEMENTS[id].chapter for id in claim.statements if all(record.id != id for record in records)})
+    if not checks:
+        return f"not yet: {_chapters(waiting)}"
+    failed = [record for record in checks if not record.passed]
+    empirical = [record for record in checks if record.kind == "observation"]
+    if failed:
+        verdict = NOT_REPRODUCED if len(failed) == len(empirical) else CONDITIONAL
+    else:
+        verdict = "; ".join(text for kind, text in CLAIM_WORDS.items() if any(record.kind == kind for record in checks))
+    return verdict + (f" (still to come: {_chapters(waiting)})" if waiting else "")
+
+
 def claims_table(records=None) -> str:
-    """The papers' claims as an HTML table: how far the statements behind each one have been verified."""
+    """The papers' claims as an HTML table: verdict, and how the checks behind each one came out."""
     records = read_records() if records is None else records
-
-    def status(id):
-        checks, chapter = [record for record in records if record.id == id], STATEMENTS[id].chapter
-        if not checks:
-            return f"{id} (chapter {chapter})", False
-        notebook, _ = CHAPTERS[chapter]
-        sign = "✓" if all(record.passed for record in checks) else "✗ " + NOT_REPRODUCED
-        return f'<a href="{notebook}.html#{id.lower()}">{id}</a> {sign}', all(record.passed for record in checks)
-
     rows = []
     for claim in CLAIMS:
-        states = [status(id) for id in claim.statements]
-        done = sum(verified for _, verified in states)
-        so_far = "not yet" if not done else f"{done} of {len(states)} statements verified"
+        checks = [record for record in records if claim.number in record.claims]
+        count = f"{sum(record.passed for record in checks)} of {len(checks)}" if checks else ""
         cells = (
-            str(claim.number),
+            f'<a href="13_ledger.html#claim-{claim.number}">{claim.number}</a>',
             html.escape(claim.source),
             html.escape(claim.text),
-            so_far,
-            ", ".join(s for s, _ in states),
+            f"<strong>{html.escape(claim_verdict(claim, records))}</strong>",
+            count,
+            ", ".join(_statement_link(id) for id in claim.statements),
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    heads = "".join(f"<th>{head}</th>" for head in ("", "from", "claim", "so far", "statements"))
+    heads = "".join(f"<th>{head}</th>" for head in ("", "from", "claim", "verdict", "checks passed", "statements"))
     return (
         f'<div class="figure-table"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
+
+
+def claims_report(records=None) -> str:
+    """Every claim with its verdict and, folded, each check that it rests on and the run behind it, as HTML."""
+    records = read_records() if records is None else records
+    parts = []
+    for claim in CLAIMS:
+        checks = [record for record in records if claim.number in record.claims]
+        ratios = [record.tightness for record in checks if record.tightness and record.vacuous is not None]
+        tight = ""
+        if ratios:
+            low, high = min(ratio["min"] for ratio in ratios), max(ratio["max"] for ratio in ratios)
+            tight = f" Bound / measured: {_number(low)} to {_number(high)}."
+        body = "".join(
+            f'<tr class="{"passed" if r.passed else "failed"}"><td>{r.id}</td>{_row(r)}</tr>' for r in checks
+        )
+        heads = "".join(f"<th>{head}</th>" for head in ("id", *ROW_HEADS))
+        table_of = f'<div class="ledger"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+        folded = f"<details><summary>{_count(len(checks), 'check')}</summary>{table_of}</details>" if checks else ""
+        parts.append(
+            f'<div class="claim" id="claim-{claim.number}"><p><strong>({claim.number})</strong> {html.escape(claim.text)} '
+            f"<em>{html.escape(claim.source)}</em><br>Verdict: <strong>{html.escape(claim_verdict(claim, records))}</strong>."
+            f"{tight}</p>{folded}</div>"
+        )
+    return "".join(parts)
+
+
+def _chapters(numbers):
+    return ", ".join(f"chapter {number}" for number in numbers)
+
+
+def _statement_link(id):
+    notebook, _ = CHAPTERS[STATEMENTS[id].chapter]
+    return f'<a href="{notebook}.html#{id.lower()}">{id}</a>' if notebook else id
 
 
 def _row(record):
@@ -321,11 +364,12 @@ def _row(record):
         slack += f"<br>bound / measured {number(record.tightness['min'])} … {number(record.tightness['max'])}"
     if record.vacuous is not None:
         slack += f"<br>vacuous: {number(100 * record.vacuous)} %"
-    run = f"{text(record.dtype)}; n = {text(record.n)}; seeds {text(str(record.seeds))}; {text(record.device)}"
+    run = f"{text(record.dtype)}; n = {text(record.n)}; seeds {text(_seeds(record.seeds))}; {text(record.device)}"
     code = f'<a href="api.html#{text(record.code)}"><code>{text(record.code)}</code></a>' if record.code else ""
-    twin = f"{text(record.twin['broken'])}: {'fails' if record.twin['failed'] else 'PASSES'}"
+    note = f"<br><small>{_marked(record.note)}</small>" if record.note else ""
+    twin = f"{_marked(record.twin['broken'])}: {'fails' if record.twin['failed'] else 'PASSES'}"
     return (
-        f"<td>{text(record.title)} ({where}; {_count(record.trials)})</td><td>{text(record.verdict)}</td>"
+        f"<td>{text(record.title)} ({where}; {_count(record.trials)}){note}</td><td>{text(record.verdict)}</td>"
         f"<td>{slack}</td><td>{twin}</td><td>{run}</td><td>{code}</td>"
     )
 
@@ -364,13 +408,29 @@ def _summary(values):
     return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}
 
 
-def _count(trials):
-    return f"{trials:,} comparison{'' if trials == 1 else 's'}"
+def _count(number, what="comparison"):
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _seeds(seeds):
+    """`0, 3, 10 to 40`: runs of consecutive seeds are shortened."""
+    runs = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs) or "none"
 
 
 def _number(value):
     """Three digits, marked so that tests can leave numbers at the level of rounding out of a comparison."""
     return f"<data>{value:.3g}</data>"
+
+
+def _marked(note):
+    """A note, its numbers marked like those of `_number`."""
+    return re.sub(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", r"<data>\g<0></data>", html.escape(note, quote=False))
 
 
 def _write(records, path):

@@ -12,13 +12,13 @@ CHAPTERS = {
     1: ("01_two_papers", "Two papers, one question"),
     2: ("02_wide_limit", "Distillation in the wide limit"),
     3: ("03_transfer_risk", "The transfer risk bound"),
-    4: (None, "Data inefficiency"),
-    5: (None, "Perfect and imperfect teachers"),
+    4: ("04_data_inefficiency", "Data inefficiency"),
+    5: ("05_teachers", "Perfect and imperfect teachers"),
     6: (None, "Supervision complexity"),
     7: (None, "Temperature and early stopping"),
     8: (None, "Online distillation"),
     9: (None, "One quantity behind both papers"),
-    10: (None, "Where the theory stops"),
+    10: ("10_width", "Where the theory stops"),
 }  # number -> (notebook, or None while it is unwritten; title)
 
 
@@ -110,7 +110,7 @@ CLAIMS = (
         9, _HARUTYUNYAN, "Online distillation gives increasingly complex supervision, and works on a range of image benchmarks.",
         ("N1", "N2", "N3"),
     ),
-    Claim(10, _REVIEWS, "Why an over-parameterised student, when practical students are small?", ("C2",)),
-    Claim(11, _REVIEWS, "Convergence is assumed, not guaranteed.", ("C1", "C2")),
+    Claim(10, _REVIEWS, "The theory needs an over-parameterised student, and practical students are small.", ("C2",)),
+    Claim(11, _REVIEWS, "Convergence of the student is assumed, not guaranteed.", ("C1", "C2")),
     Claim(12, _REVIEWS, "The wide-network assumption may be unrealistic.", ("C2",)),
 )  # fmt: skip

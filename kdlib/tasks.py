@@ -1,4 +1,4 @@
-"""A task whose spectrum, teacher and norms are known exactly: regression on the circle."""
+"""Tasks whose spectrum is known exactly: regression on the circle, with smooth features or with a rough kernel."""
 
 from __future__ import annotations
 
@@ -53,3 +53,48 @@ class CircleTask:
         theta = np.asarray(theta)
         cosines = sum((a * np.cos(k * theta) for k, a in self.cosines), np.zeros_like(theta))
         return cosines + sum((b * np.sin(k * theta) for k, b in self.sines), np.zeros_like(theta))
+
+
+@dataclass(frozen=True)
+class LaplaceCircle:
+    """Angles, uniform on `[0, 2 pi)`, and the kernel `exp(-d)` of their distance `d` along the circle.
+
+    Its eigenfunctions are the Fourier modes `exp(i k theta)`, its eigenvalues fall like `1 / k^2`.
+
+    Attributes
+    ----------
+    modes
+        number of Fourier modes kept, a power of two; also the number of grid points.
+    """
+
+    modes: int = 2**14
+
+    def sample(self, n, seed):
+        """`(n,)` angles, independent and uniform."""
+        return np.random.default_rng(seed).uniform(0, 2 * np.pi, n)
+
+    @staticmethod
+    def kernel(a, b):
+        """`(len(a), len(b))`."""
+        distance = np.abs(np.subtract.outer(a, b))
+        return np.exp(-np.minimum(distance, 2 * np.pi - distance))
+
+    @property
+    def frequencies(self):
+        """`k` of each mode, `(modes,)`."""
+        return np.round(np.fft.fftfreq(self.modes) * self.modes).astype(int)
+
+    @property
+    def eigenvalues(self):
+        """`mu_k = (1 - (-1)^k exp(-pi)) / (pi (1 + k^2))`, `(modes,)`; they sum to `k(x, x) = 1` up to the cut."""
+        k = self.frequencies
+        return (1 - np.where(k % 2, -1.0, 1.0) * np.exp(-np.pi)) / (np.pi * (1 + k**2.0))
+
+    @property
+    def grid(self):
+        """`(modes,)` angles; half a step off zero, so that no function here is evaluated at its jump."""
+        return (np.arange(self.modes) + 0.5) * 2 * np.pi / self.modes
+
+    def energies(self, function):
+        """Squared Fourier coefficients `|c_k|^2` of a function of the angle, `(modes,)`."""
+        return np.abs(np.fft.fft(function(self.grid)) / self.modes) ** 2

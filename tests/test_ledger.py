@@ -97,8 +97,34 @@ def test_card_and_tables(ledger, tmp_path):
     table = ledgers.table(read_records(tmp_path))
     assert 'href="03_transfer_risk.html#r2"' in table and 'href="api.html#kdlib.bounds.angle_bound"' in table
     assert all(f">{id}<" in table for id in STATEMENTS)
-    claims = ledgers.claims_table(read_records(tmp_path))
-    assert "1 of 6 statements" in claims
+
+
+def test_verdicts_of_claims(ledger, tmp_path):
+    verdict = lambda number: ledgers.claim_verdict(CLAIMS[number - 1], read_records(tmp_path))
+    ledger.bound("R2", "x", [0.1], [0.5], twin=BAD, probability=True)
+    assert verdict(2).startswith("bound holds, with tightness (still to come") and verdict(4).startswith("not yet")
+    for id in ("R1", "R3", "R4", "R5", "R6"):
+        ledger.identity(id, "x", 1.0, 1.0, tolerance=0.0, twin=BAD)
+    assert verdict(2) == "proved exactly; bound holds, with tightness"
+    ledger.observation("D5", "against", (-1.0, -0.5), twin=BAD_INTERVAL)
+    assert verdict(4).startswith("not reproduced")
+    ledger.observation("D5", "for", (0.5, 1.0), twin=BAD_INTERVAL)
+    assert verdict(4).startswith("holds only under conditions")
+    ledger.observation("C2", "of one claim only", (0.5, 1.0), twin=BAD_INTERVAL, claims=[12])
+    assert verdict(12) == "observed, with intervals" and verdict(10).startswith("not yet")
+    report = ledgers.claims_report(read_records(tmp_path))
+    assert all(f'id="claim-{claim.number}"' in report for claim in CLAIMS) and "2 checks" in report
+    assert "13_ledger.html#claim-4" in ledgers.claims_table(read_records(tmp_path))
+
+
+def test_an_effect_of_zero_is_no_observation(ledger):
+    assert ledger.observation("R1", "x", (0.0, 0.0), twin=BAD_INTERVAL).verdict == "not reproduced"
+
+
+def test_seeds_and_notes_on_cards(ledger):
+    record = ledger.bound("R1", "x", 0.1, 0.2, twin=BAD, seeds=[7, 0, 1, 2, 3], note="Slope -0.50 & more.")
+    assert "seeds 0 to 3, 7" in record._repr_html_()
+    assert "Slope <data>-0.50</data> &amp; more." in record._repr_html_()
 
 
 def test_statements_and_claims_name_each_other():
