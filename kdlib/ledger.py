@@ -39,7 +39,6 @@ VERDICTS = {
     "rate": "rate fitted",
     "observation": "observed",
 }
-CLAIM_WORDS = VERDICTS | {"bound": "bound holds, with tightness", "observation": "observed, with intervals"}
 NOT_REPRODUCED = "not reproduced"
 CONDITIONAL = "holds only under conditions"
 ROW_HEADS = ("check", "verdict", "slack (min … max)", "broken twin", "run", "code")  # the columns of `_row`
@@ -295,7 +294,7 @@ def claim_verdict(claim, records) -> str:
     if failed:
         verdict = NOT_REPRODUCED if len(failed) == len(empirical) else CONDITIONAL
     else:
-        verdict = "; ".join(text for kind, text in CLAIM_WORDS.items() if any(record.kind == kind for record in checks))
+        verdict = "; ".join(text for kind, text in VERDICTS.items() if any(record.kind == kind for record in checks))
     return verdict + (f" (still to come: {_chapters(waiting)})" if waiting else "")
 
 
@@ -332,16 +331,23 @@ def claims_report(records=None) -> str:
         if ratios:
             low, high = min(ratio["min"] for ratio in ratios), max(ratio["max"] for ratio in ratios)
             tight = f" Bound / measured: {_number(low)} to {_number(high)}."
+        conditional = claim_verdict(claim, records).startswith(CONDITIONAL)
+        condition = f" {html.escape(claim.condition)}" if conditional else ""
         body = "".join(
             f'<tr class="{"passed" if r.passed else "failed"}"><td>{r.id}</td>{_row(r)}</tr>' for r in checks
         )
         heads = "".join(f"<th>{head}</th>" for head in ("id", *ROW_HEADS))
         table_of = f'<div class="ledger"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-        folded = f"<details><summary>{_count(len(checks), 'check')}</summary>{table_of}</details>" if checks else ""
+        passed = sum(record.passed for record in checks)
+        folded = (
+            f"<details><summary>{_count(len(checks), 'check')}, {passed} passed</summary>{table_of}</details>"
+            if checks
+            else ""
+        )
         parts.append(
             f'<div class="claim" id="claim-{claim.number}"><p><strong>({claim.number})</strong> {html.escape(claim.text)} '
             f"<em>{html.escape(claim.source)}</em><br>Verdict: <strong>{html.escape(claim_verdict(claim, records))}</strong>."
-            f"{tight}</p>{folded}</div>"
+            f"{condition}{tight}</p>{folded}</div>"
         )
     return "".join(parts)
 

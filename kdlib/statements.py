@@ -80,12 +80,16 @@ STATEMENTS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper's abstract (or a public review of it) says, in our words, and the statements that bear on it."""
+    """What a paper's abstract (or a public review of it) says, in our words, and the statements that bear on it.
+
+    `condition` is what the chapters found it to depend on; shown where the checks came out both ways.
+    """
 
     number: int
     source: str
     text: str
     statements: tuple[str, ...]
+    condition: str = ""
 
 
 _JI_ZHU, _HARUTYUNYAN, _REVIEWS = "Ji & Zhu 2020", "Harutyunyan et al. 2023", "reviews of Ji & Zhu"
@@ -93,10 +97,16 @@ CLAIMS = (
     Claim(1, _JI_ZHU, "Distilling into a wide network is learning a linear model of random features.", ("C1", "C2")),
     Claim(2, _JI_ZHU, "The transfer risk of the student is bounded.", ("R1", "R2", "R3", "R4", "R5", "R6")),
     Claim(3, _JI_ZHU, "Data inefficiency measures how hard a task is.", ("D1", "D2", "D3", "D4", "D6")),
-    Claim(4, _JI_ZHU, "For a perfect teacher a high soft ratio is beneficial.", ("E2", "E3", "D5")),
+    Claim(
+        4, _JI_ZHU, "For a perfect teacher a high soft ratio is beneficial.", ("E2", "E3", "D5"),
+        "A higher soft ratio must lower the share of the supervision that lies in directions not yet learnt: so it is "
+        "for a smooth teacher, and not for one whose confident answers are rough.",
+    ),
     Claim(
         5, _JI_ZHU, "For an imperfect teacher hard labels correct its wrong predictions, which explains mixing.",
         ("E1", "E4", "H1", "H2", "H3"),
+        "Which labels are corrected is exact for every teacher; that mixing is best needs one that is neither better than "
+        "the labels nor much worse, for the student and the number of examples at hand.",
     ),
     Claim(
         6, _HARUTYUNYAN,

@@ -102,16 +102,16 @@ def test_card_and_tables(ledger, tmp_path):
 def test_verdicts_of_claims(ledger, tmp_path):
     verdict = lambda number: ledgers.claim_verdict(CLAIMS[number - 1], read_records(tmp_path))
     ledger.bound("R2", "x", [0.1], [0.5], twin=BAD, probability=True)
-    assert verdict(2).startswith("bound holds, with tightness (still to come") and verdict(4).startswith("not yet")
+    assert verdict(2).startswith("bound holds (still to come") and verdict(4).startswith("not yet")
     for id in ("R1", "R3", "R4", "R5", "R6"):
         ledger.identity(id, "x", 1.0, 1.0, tolerance=0.0, twin=BAD)
-    assert verdict(2) == "proved exactly; bound holds, with tightness"
+    assert verdict(2) == "proved exactly; bound holds"
     ledger.observation("D5", "against", (-1.0, -0.5), twin=BAD_INTERVAL)
     assert verdict(4).startswith("not reproduced")
     ledger.observation("D5", "for", (0.5, 1.0), twin=BAD_INTERVAL)
     assert verdict(4).startswith("holds only under conditions")
     ledger.observation("C2", "of one claim only", (0.5, 1.0), twin=BAD_INTERVAL, claims=[12])
-    assert verdict(12) == "observed, with intervals" and verdict(10).startswith("not yet")
+    assert verdict(12) == "observed" and verdict(10).startswith("not yet")
     report = ledgers.claims_report(read_records(tmp_path))
     assert all(f'id="claim-{claim.number}"' in report for claim in CLAIMS) and "2 checks" in report
     assert "13_ledger.html#claim-4" in ledgers.claims_table(read_records(tmp_path))

@@ -7,7 +7,7 @@ import pytest
 
 from kdlib import data
 from kdlib.kernels import Convolutional, FullyConnected
-from kdlib.labels import effective_logits
+from kdlib.labels import distillation_loss, effective_logits
 from kdlib.networks import Perceptron, SmallConvolutional
 from kdlib.train import train_binary, train_network
 
@@ -48,9 +48,9 @@ def test_distillation_ends_at_the_effective_logits(images, teacher):
     student = train_network(
         Perceptron((256,)), x, y, epochs=3000, batch_size=40, learning_rate=3e-3, teacher_logits=targets, **convention
     )
-    reached = student.logits(x)
-    reached -= reached.mean(axis=1, keepdims=True)
-    np.testing.assert_allclose(reached, np.asarray(effective_logits(targets, y, **convention)), atol=0.05)
+    loss = lambda z: np.asarray(distillation_loss(z, targets, y, **convention))
+    assert (loss(student.logits(x)) - loss(effective_logits(targets, y, **convention)) < 1e-3).all()
+    assert (loss(targets) - loss(effective_logits(targets, y, **convention))).max() > 0.1  # it was not there before
 
 
 @pytest.mark.parametrize(
