@@ -1,6 +1,6 @@
-"""How hard supervision is for a student: data inefficiency, over all sample sizes (section 4).
+"""How hard supervision is for a student: supervision complexity (section 6), data inefficiency (section 4).
 
-Everything starts from squared norms `||w_n||^2 = v_n^T K_n^{-1} v_n` over `n`, one row a seed, as
+The latter starts from squared norms `||w_n||^2 = v_n^T K_n^{-1} v_n` over `n`, one row a seed, as
 `kdlib.path.InterpolationPath.squared_norm` gives them.
 """
 
@@ -11,6 +11,84 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.optimize import brentq
+
+from kdlib.path import interpolation_path
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """The supervision complexity of one set of targets. Made by `supervision_complexity`.
+
+    Attributes
+    ----------
+    value
+        `v^T (K + ridge I)^{-1} v`: without a ridge the squared norm of the minimum-norm interpolant (S1).
+    trace
+        `tr K` over all outputs, without the ridge.
+    examples
+        `n`.
+    ridge
+        what was added to the diagonal: zero unless the caller asked for it.
+    """
+
+    value: float
+    trace: float
+    examples: int
+    ridge: float
+
+    @property
+    def adjusted(self):
+        """`A(v) = sqrt(SC(v) tr K) / n`: the complexity term of the margin bound, up to its constant and the margin."""
+        return float(np.sqrt(self.value * self.trace)) / self.examples
+
+
+def supervision_complexity(gram, targets, *, ridge=0.0):
+    """`v^T (K + ridge I)^{-1} v`, the supervision complexity of Harutyunyan et al. (S1).
+
+    Parameters
+    ----------
+    gram
+        `(n, n)`: one kernel, shared by all outputs; or `(nC, nC)` or `(n, C, n, C)` for `C` outputs with a kernel
+        across them, ordered as `targets.ravel()`.
+    targets
+        `(n,)` or `(n, C)`.
+    ridge
+        added to the diagonal. It makes the value smaller: it is reported in the result, and none is added unasked.
+
+    Returns
+    -------
+    `Complexity`: value, adjusted value, trace, ridge.
+
+    Raises
+    ------
+    ValueError
+        shapes that do not fit, entries that are not finite, a negative ridge.
+    kdlib.path.NotPositiveDefiniteError
+        a Gram that is singular to working precision.
+    """
+    gram, targets = np.asarray(gram, np.float64), np.asarray(targets, np.float64)
+    if targets.ndim not in (1, 2):
+        raise ValueError(f"targets must have shape (n,) or (n, C), not {targets.shape}")
+    if not (np.isfinite(ridge) and ridge >= 0):
+        raise ValueError(f"ridge must be finite and not negative, not {ridge}")
+    n, outputs = len(targets), targets.size // max(len(targets), 1)
+    shared = gram.shape == (n, n)
+    if gram.shape not in ((n, n), (n * outputs, n * outputs), (n, outputs, n, outputs)):
+        raise ValueError(
+            f"gram must have shape {(n, n)}, {(n * outputs,) * 2} or {(n, outputs) * 2} for targets of shape "
+            f"{targets.shape}, not {gram.shape}"
+        )
+    if not shared:
+        gram, targets = gram.reshape(n * outputs, n * outputs), targets.ravel()
+    trace = float(np.trace(gram)) * (outputs if shared else 1)
+    shifted = gram if ridge == 0 else gram + ridge * np.eye(len(gram))
+    value = float(np.sum(interpolation_path(shifted, targets).coefficients ** 2))
+    return Complexity(value=value, trace=trace, examples=n, ridge=float(ridge))
+
+
+def adjusted_supervision_complexity(gram, targets, *, ridge=0.0):
+    """`sqrt(SC(v) tr K) / n`, a float. Arguments and errors as in `supervision_complexity`."""
+    return supervision_complexity(gram, targets, ridge=ridge).adjusted
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import flax.linen as nn
 class SmallConvolutional(nn.Module):
     """Convolutions of stride two, then two dense layers: the book's teacher on 28 x 28 images.
 
-    Strided convolutions instead of pooling: on a CPU they train more than ten times as many images a second as
-    full-size ones (`benchmarks/training.py`), at the same accuracy.
+    Strided convolutions instead of pooling: on a CPU they train several times as many images a second as full-size
+    ones (`benchmarks/training.py`), at about the same accuracy.
 
     Attributes
     ----------

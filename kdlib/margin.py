@@ -1,0 +1,211 @@
+"""Margin bounds through supervision complexity (section 6): S3, S4 and S5.
+
+With probability at least `1 - delta` over the sample, for *every* student `f = f_0 + h`, `h` in the kernel's space::
+
+    P(margin <= 0) <= mean ramp(margin / gamma) + 2 m B_0 sqrt(tr K) / (gamma n) + c sqrt(log(2 m (m + 1) G / delta) / (2 n)),
+
+`m = max(1, ceil(||h|| / B_0))` the norm level, `G` the number of choices that are paid for (margins, ridges, kernels,
+supervisions), `c = 3`; for several classes 4 in place of 2. Where the kernel's diagonal is one and the same number for
+every input, `tr K` is no random variable: then `c = 1`, and the 2 inside the logarithm goes (the chapter's proof).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdlib.bounds import clopper_pearson
+from kdlib.complexity import supervision_complexity
+
+
+@dataclass(frozen=True)
+class MarginBound:
+    """The terms of S3 or S5 for each margin of the grid. Made by `margin_bound`.
+
+    Attributes
+    ----------
+    margins, ramp, complexity
+        `(G,)`: the margins, the mean ramp loss and the complexity term at each.
+    confidence
+        the third term, the same for all margins.
+    norm, level
+        `||h||` and `m`.
+    delta
+        the bound holds for all margins, norms and paid choices at once with probability `1 - delta`.
+    """
+
+    margins: np.ndarray
+    ramp: np.ndarray
+    complexity: np.ndarray
+    confidence: float
+    norm: float
+    level: int
+    delta: float
+
+    @property
+    def total(self):
+        """The bound at each margin, `(G,)`."""
+        return self.ramp + self.complexity + self.confidence
+
+    @property
+    def best(self):
+        """Index of the margin with the smallest bound."""
+        return int(np.argmin(self.total))
+
+    @property
+    def value(self):
+        """The smallest bound over the grid; the union over its margins is paid for."""
+        return float(self.total[self.best])
+
+    @property
+    def vacuous(self):
+        """Whether the bound says nothing: one or more."""
+        return self.value >= 1
+
+
+def margin_bound(
+    gram, values, labels, *, margins, delta, norm=None, offset=0.0, unit=1.0, choices=1, constant_diagonal=False
+):
+    """S3 for two classes, S5 for several: a bound on the error of a student, each term returned separately.
+
+    Everything but `values` and `norm` must be fixed before the sample is seen: kernel, offset, margins, unit; or it
+    must be one of `choices` that are.
+
+    Parameters
+    ----------
+    gram
+        `(n, n)`, or `(nC, nC)` for a kernel across outputs; only its trace enters if `norm` is given.
+    values
+        the student's outputs on the sample: `(n,)`, or `(n, C)` for `C` classes.
+    labels
+        `(n,)`: in {-1, 1}, or integers in `0..C-1`.
+    margins
+        the grid of `gamma > 0`.
+    delta
+        the bound fails with at most this probability.
+    norm
+        `||f - f_0||` in the kernel's space. None: that of the interpolant of `values - offset`, by the supervision
+        complexity (S1); a student that does not interpolate has a smaller one.
+    offset
+        `f_0` on the sample, of the shape of `values`, or a number.
+    unit
+        `B_0`: the norm is paid for in whole multiples of it.
+    choices
+        how many candidates (ridges, kernels, supervisions, units) the caller chose from after seeing the sample,
+        margins and norms not counted.
+    constant_diagonal
+        the kernel has `k(x, x)` equal for *all* inputs, not only on this sample (a normalised kernel).
+
+    Returns
+    -------
+    `MarginBound`.
+    """
+    gram, values, labels = np.asarray(gram), np.asarray(values, np.float64), np.asarray(labels)
+    margins = np.atleast_1d(np.asarray(margins, np.float64))
+    n, outputs = len(values), values.shape[1] if values.ndim == 2 else 1
+    _check(values, labels, margins, delta, unit, choices)
+    diagonal = np.diagonal(gram)
+    if gram.ndim != 2 or len(diagonal) not in (n, n * outputs):
+        raise ValueError(f"gram must be (n, n) or (nC, nC) for values of shape {values.shape}, not {gram.shape}")
+    if constant_diagonal and np.ptp(diagonal) > 1e-9 * np.abs(diagonal).max():
+        raise ValueError("constant_diagonal: the diagonal of this gram is not constant; normalise the kernel")
+    trace = float(diagonal.sum()) * (outputs if len(diagonal) == n else 1)
+    if norm is None:
+        norm = np.sqrt(supervision_complexity(gram, values - offset).value)
+    level = max(1, int(np.ceil(norm / unit - 1e-12)))
+    if values.ndim == 1:
+        achieved, factor = labels * values, 2
+    else:
+        true = np.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+        others = np.where(np.arange(outputs) == labels[:, None], -np.inf, values)
+        achieved, factor = true - others.max(axis=1), 4
+    count = (1 if constant_diagonal else 2) * level * (level + 1) * len(margins) * choices
+    return MarginBound(
+        margins=margins,
+        ramp=np.clip(1 - achieved[None] / margins[:, None], 0, 1).mean(axis=1),
+        complexity=factor * level * unit * np.sqrt(trace) / (margins * n),
+        confidence=float((1 if constant_diagonal else 3) * np.sqrt(np.log(count / delta) / (2 * n))),
+        norm=float(norm),
+        level=level,
+        delta=float(delta),
+    )
+
+
+@dataclass(frozen=True)
+class DistillationBound:
+    """S4: the teacher's error and the student's distance from the teacher. Made by `distillation_bound`.
+
+    Attributes
+    ----------
+    teacher
+        upper end of the exact interval of the teacher's error, on examples that it has not seen.
+    transfer
+        `MarginBound` of the student against the teacher's decisions.
+    """
+
+    teacher: float
+    transfer: MarginBound
+
+    @property
+    def value(self):
+        """The bound on the student's error, at most one."""
+        return min(1.0, self.teacher + self.transfer.value)
+
+
+def distillation_bound(
+    gram,
+    values,
+    teacher_logits,
+    *,
+    teacher_errors,
+    teacher_trials,
+    teacher_saw_these_examples,
+    margins,
+    delta,
+    **options,
+):
+    """S4: the student's error is at most the teacher's plus the student's disagreement with the teacher.
+
+    Half of `delta` goes to each term.
+
+    Parameters
+    ----------
+    gram, values, margins, **options
+        as in `margin_bound`.
+    teacher_logits
+        `(n,)` for two classes, `(n, C)` for several: what the teacher says about the sample.
+    teacher_errors, teacher_trials
+        the teacher's errors on an independent, labelled sample: neither its training set nor this one.
+    teacher_saw_these_examples
+        whether the teacher, its stopping time or its temperature was fitted on the `n` examples. If so the bound does
+        not hold (the chapter has a counterexample), and this is an error.
+    """
+    if teacher_saw_these_examples is not False:
+        raise ValueError(
+            "S4 needs a teacher that is independent of these examples, its stopping time and temperature included. For "
+            "a teacher fitted on them, bound the student against the true labels: margin_bound(gram, values, labels, ...)"
+        )
+    teacher = np.asarray(teacher_logits, np.float64)
+    decisions = np.where(teacher > 0, 1.0, -1.0) if teacher.ndim == 1 else teacher.argmax(axis=1)
+    upper = float(clopper_pearson(teacher_errors, teacher_trials, delta)[1])  # one-sided at delta / 2
+    return DistillationBound(upper, margin_bound(gram, values, decisions, margins=margins, delta=delta / 2, **options))
+
+
+def _check(values, labels, margins, delta, unit, choices):
+    if values.ndim not in (1, 2) or labels.shape != values.shape[:1]:
+        raise ValueError(f"values (n,) or (n, C) and labels (n,) do not fit: {values.shape} and {labels.shape}")
+    if values.ndim == 1 and not (np.abs(labels) == 1).all():
+        raise ValueError("labels of two classes must be -1 or 1; map {0, 1} by 2 * y - 1")
+    if values.ndim == 2 and not (
+        np.issubdtype(labels.dtype, np.integer) and (labels >= 0).all() and (labels < values.shape[1]).all()
+    ):
+        raise ValueError(f"labels must be integers in 0..{values.shape[1] - 1}, the columns of values")
+    if not (np.isfinite(margins) & (margins > 0)).all():
+        raise ValueError("margins must be positive and finite")
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must be in (0, 1), not {delta}")
+    if not unit > 0:
+        raise ValueError(f"unit (B_0) must be positive, not {unit}")
+    if int(choices) != choices or choices < 1:
+        raise ValueError(f"choices must be a positive integer, not {choices}")
