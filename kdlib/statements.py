@@ -14,10 +14,10 @@ CHAPTERS = {
     3: ("03_transfer_risk", "The transfer risk bound"),
     4: ("04_data_inefficiency", "Data inefficiency"),
     5: ("05_teachers", "Perfect and imperfect teachers"),
-    6: (None, "Supervision complexity"),
+    6: ("06_supervision_complexity", "Supervision complexity"),
     7: (None, "Temperature and early stopping"),
     8: (None, "Online distillation"),
-    9: (None, "One quantity behind both papers"),
+    9: ("09_bridge", "One quantity behind both papers"),
     10: ("10_width", "Where the theory stops"),
 }  # number -> (notebook, or None while it is unwritten; title)
 
