@@ -4,8 +4,8 @@ With probability at least `1 - delta` over the sample, for *every* student `f = 
 
     P(margin <= 0) <= mean ramp(margin / gamma) + 2 m B_0 sqrt(tr K) / (gamma n) + c sqrt(log(2 m (m + 1) G / delta) / (2 n)),
 
-`m = max(1, ceil(||h|| / B_0))` the norm level, `G` the number of choices that are paid for (margins, ridges, kernels,
-supervisions), `c = 3`; for several classes 4 in place of 2. Where the kernel's diagonal is one and the same number for
+`m = max(1, ceil(||h|| / B_0))` the norm level, `G` the number of choices that are paid for (margins, kernels, offsets,
+units; the bound holds for all students at once, so ridges and supervisions are free), `c = 3`; for several classes 4 in place of 2. Where the kernel's diagonal is one and the same number for
 every input, `tr K` is no random variable: then `c = 1`, and the 2 inside the logarithm goes (the chapter's proof).
 """
 
@@ -88,12 +88,12 @@ def margin_bound(
         `||f - f_0||` in the kernel's space. None: that of the interpolant of `values - offset`, by the supervision
         complexity (S1); a student that does not interpolate has a smaller one.
     offset
-        `f_0` on the sample, of the shape of `values`, or a number.
+        `f_0` on the sample, of the shape of `values`, or a number; used only where `norm` is None. `values` include it.
     unit
         `B_0`: the norm is paid for in whole multiples of it.
     choices
-        how many candidates (ridges, kernels, supervisions, units) the caller chose from after seeing the sample,
-        margins and norms not counted.
+        how many combinations of kernel, offset and unit the caller chose from after seeing the sample. Margins and
+        norms are counted here; students (ridges, supervisions) need not be paid for.
     constant_diagonal
         the kernel has `k(x, x)` equal for *all* inputs, not only on this sample (a normalised kernel).
 
