@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONWARNINGS ?= ignore::DeprecationWarning
 export XLA_PYTHON_CLIENT_PREALLOCATE ?= false
 
-.PHONY: book test environment outputs browser lint benchmark lock clean
+.PHONY: book test environment outputs results browser lint benchmark lock clean
 
 book: environment
 	@python -m workflow.book --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK)
@@ -54,6 +54,10 @@ browser: environment
 outputs: book
 	@python -m workflow.store_outputs $(filter-out %.failed.ipynb %.partial.ipynb,$(wildcard _build/$(SCALE)/notebooks/[0-9][0-9]_*.ipynb))
 	@python -m workflow.book --scale $(SCALE) --lock $(LOCK) --touch >/dev/null 2>&1
+
+# Run a scale and keep its tables, with their provenance, for readers who cannot.
+results: book
+	@mkdir -p results/$(SCALE) && cp _build/$(SCALE)/records/*.csv results/$(SCALE)/ && ls results/$(SCALE)
 
 lint: environment
 	@ruff check --fix . && ruff format .

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import beta
+from scipy.stats import t as student_t
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,28 @@ def clopper_pearson(successes, trials, delta=0.05):
     lower = np.where(successes > 0, beta.ppf(delta / 2, np.maximum(successes, 1), trials - successes + 1), 0.0)
     upper = np.where(successes < trials, beta.ppf(1 - delta / 2, successes + 1, np.maximum(trials - successes, 1)), 1.0)
     return lower, upper
+
+
+def mean_interval(values, delta=0.05):
+    """Student-t interval of level `1 - delta` for a mean over seeds: `(lower, upper)` floats.
+
+    Parameters
+    ----------
+    values
+        `(seeds,)`; or `(cases, seeds)`, where both which cases and which seeds were drawn is left to chance: the
+        variance of the mean is then the sum of what the means by seed and the means by case show.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim not in (1, 2) or values.shape[-1] < 2:
+        raise ValueError(
+            f"an interval needs values of shape (seeds,) or (cases, seeds), two seeds at least, not {values.shape}"
+        )
+    by_seed = values if values.ndim == 1 else values.mean(axis=0)
+    variance = by_seed.var(ddof=1) / len(by_seed)
+    if values.ndim == 2:
+        variance += values.mean(axis=1).var(ddof=1) / len(values)
+    half = student_t.ppf(1 - delta / 2, len(by_seed) - 1) * np.sqrt(variance)
+    return float(by_seed.mean() - half), float(by_seed.mean() + half)
 
 
 def transfer_risk(path, teacher_logits, *, n=None, delta=0.05):

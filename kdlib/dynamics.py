@@ -1,4 +1,8 @@
-"""How the linearised student gets to its limit."""
+"""How linearised teachers and students get to their limits.
+
+On any distillation loss by integration (C1); on the squared loss in closed form, mode by mode: early stopping (O1) and
+online distillation (N2).
+"""
 
 from __future__ import annotations
 
@@ -81,3 +85,100 @@ def strong_convexity(outputs, teacher_logits, labels, **loss):
         reach = max(reach, float(np.abs(target + side * far).max()))
     one = dict(teacher_logits=np.zeros(1), labels=np.ones(1), **loss)  # the curvature depends on the logit alone
     return float(jax.grad(lambda z: loss_gradient(z[None], **one)[0])(reach))
+
+
+def flow_filter(eigenvalues, times):
+    """`1 - exp(-t lambda)`: how much of each mode gradient flow on the squared loss has learnt (O1), `(times, modes)`."""
+    return -np.expm1(-np.multiply.outer(np.asarray(times, float), np.asarray(eigenvalues, float)))
+
+
+def descent_filter(eigenvalues, steps, learning_rate):
+    """`1 - (1 - eta lambda)^k`, the same for `k` steps of gradient descent, `(steps, modes)`."""
+    eigenvalues = _stepped(eigenvalues, learning_rate)
+    return 1 - (1 - learning_rate * eigenvalues) ** np.asarray(steps)[:, None]
+
+
+def online_filter(scaled_time, ratio=1.0):
+    """N2: what an online student has learnt of a mode, `h_on(x)` with `x = t lambda`; of the shape of `scaled_time`.
+
+    The teacher is trained along, from zero, on the same kernel and `ratio` times as fast:
+    `h_on = 1 - (r e^{-x} - e^{-r x}) / (r - 1)`, and `1 - (1 + x) e^{-x}` at `r = 1`.
+    """
+    x, ratio = np.asarray(scaled_time, float), float(ratio)
+    if not ratio > 0:
+        raise ValueError(f"ratio, of the teacher's learning rate to the student's, must be positive, not {ratio}")
+    return -np.expm1(-x) - x * _divided_difference(x, ratio * x)
+
+
+def online_descent_filter(eigenvalues, steps, learning_rate, ratio=1.0):
+    """N2 for gradient descent, `(steps, modes)`: teacher and student take `steps` steps together, from zero."""
+    eigenvalues = _stepped(eigenvalues, learning_rate)
+    _stepped(ratio * eigenvalues, learning_rate)
+    # What the student and the teacher have not learnt of a mode: one step of both is a triangular matrix.
+    step = np.zeros((len(eigenvalues), 2, 2))
+    step[:, 0, 0], step[:, 0, 1] = 1 - learning_rate * eigenvalues, learning_rate * eigenvalues
+    step[:, 1, 1] = 1 - learning_rate * ratio * eigenvalues
+    return np.array([1 - np.linalg.matrix_power(step, int(k))[:, 0].sum(axis=1) for k in steps])
+
+
+def early_stopped(gram, labels, times):
+    """`g_t = (I - exp(-t K)) y`, the outputs of a kernel machine under gradient flow from zero (O1).
+
+    Parameters
+    ----------
+    gram
+        `(n, n)`, of its own kernel on its training inputs.
+    labels
+        what it is trained on, `(n,)`.
+    times
+        at which it is stopped; in units of one over the kernel.
+
+    Returns
+    -------
+    `(len(times), n)`. At a new input the output is `k(x, X) K^{-1} g_t`.
+    """
+    eigenvalues, modes = _spectrum(gram, labels)
+    return (flow_filter(eigenvalues, times) * (modes.T @ labels)) @ modes.T
+
+
+def online_student(gram, teacher_gram, labels, times):
+    """A student under gradient flow on the outputs of a teacher that is trained along: `f' = -K (f - g_t)`, `f_0 = 0`.
+
+    In closed form for two kernels that need not commute: with `K = U M U^T`, `K_T = V L V^T` and `c = V^T y`,
+    `u_i^T f_t = (1 - e^{-mu_i t}) u_i^T y - mu_i sum_j (U^T V)_{ij} c_j (e^{-lambda_j t} - e^{-mu_i t}) / (mu_i - lambda_j)`.
+
+    Parameters as in `early_stopped`, with the student's and the teacher's Gram. (A teacher that learns `r` times as
+    fast has the Gram `r K_T`.) Returns the student's outputs on its training inputs, `(len(times), n)` (N1, N2).
+    """
+    rates, modes = _spectrum(gram, labels)
+    teacher_rates, teacher_modes = _spectrum(teacher_gram, labels)
+    overlap = (modes.T @ teacher_modes) * (teacher_modes.T @ labels)
+    outputs = flow_filter(rates, times) * (modes.T @ labels)
+    for row, t in zip(outputs, times, strict=True):
+        lag = t * _divided_difference(t * rates[:, None], t * teacher_rates[None, :])
+        row -= rates * np.sum(overlap * lag, axis=1)
+    return outputs @ modes.T
+
+
+def _divided_difference(a, b):
+    """`(e^{-b} - e^{-a}) / (a - b)`, without cancellation where `a` and `b` are near."""
+    gap = np.abs(a - b)
+    return np.exp(-np.minimum(a, b)) * np.where(gap == 0, 1.0, -np.expm1(-gap) / np.where(gap == 0, 1.0, gap))
+
+
+def _stepped(eigenvalues, learning_rate):
+    eigenvalues = np.asarray(eigenvalues, float)
+    largest = eigenvalues.max()
+    if not 0 < learning_rate * largest < 2:
+        raise ValueError(f"learning_rate must lie between 0 and 2 / (largest eigenvalue) = {2 / largest:.3g}")
+    return eigenvalues
+
+
+def _spectrum(gram, labels):
+    gram = np.asarray(gram, float)
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or np.shape(labels) != (len(gram),):
+        raise ValueError(f"gram must be (n, n) and labels (n,), not {gram.shape} and {np.shape(labels)}")
+    eigenvalues, modes = np.linalg.eigh(gram)
+    if eigenvalues[0] < -1e-10 * eigenvalues[-1]:
+        raise ValueError(f"gram has the negative eigenvalue {eigenvalues[0]:.3g}: it is no kernel's")
+    return np.maximum(eigenvalues, 0.0), modes

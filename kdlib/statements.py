@@ -15,10 +15,11 @@ CHAPTERS = {
     4: ("04_data_inefficiency", "Data inefficiency"),
     5: ("05_teachers", "Perfect and imperfect teachers"),
     6: ("06_supervision_complexity", "Supervision complexity"),
-    7: (None, "Temperature and early stopping"),
-    8: (None, "Online distillation"),
+    7: ("07_temperature_early_stopping", "Temperature and early stopping"),
+    8: ("08_online_distillation", "Online distillation"),
     9: ("09_bridge", "One quantity behind both papers"),
     10: ("10_width", "Where the theory stops"),
+    11: (None, "The papers' experiments at scale"),
 }  # number -> (notebook, or None while it is unwritten; title)
 
 
@@ -67,11 +68,11 @@ STATEMENTS = {
         Statement("T2", "Temperature does not act through scale", 7, new_here=True),
         Statement("T3", "Complexity is not monotone in the temperature", 7),
         Statement("O1", "Early stopping lowers complexity if the kernels commute", 7),
-        Statement("O2", "It need not if they do not", 7),
+        Statement("O2", "It need not if they do not", 7, new_here=True),
         Statement("O3", "The early-stopping trade-off", 7),
         Statement("N1", "Online and offline meet in the limit", 8),
         Statement("N2", "Online distillation is a double filter", 8, new_here=True),
-        Statement("N3", "Online distillation of finite networks", 8),
+        Statement("N3", "Online distillation of finite networks", 11),
         Statement("B1", "The two papers' quantities are one", 9, new_here=True),
         Statement("B2", "The bound improves exactly when data inefficiency is below one", 9, new_here=True),
     )
@@ -114,11 +115,20 @@ CLAIMS = (
         "and the complexity of the teacher's predictions.",
         ("S1", "S2", "S3", "S4", "S5", "S6", "S7"),
     ),
-    Claim(7, _HARUTYUNYAN, "Early stopping of the teacher is justified.", ("O1", "O2", "O3")),
-    Claim(8, _HARUTYUNYAN, "Temperature scaling is justified.", ("T1", "T2", "T3")),
+    Claim(
+        7, _HARUTYUNYAN, "Early stopping of the teacher is justified.", ("O1", "O2", "O3"),
+        "With label noise it is, for kernels and networks; without noise there is nothing to gain. The complexity grows "
+        "along a teacher's training on images, and is guaranteed to only for kernels that commute.",
+    ),
+    Claim(
+        8, _HARUTYUNYAN, "Temperature scaling is justified.", ("T1", "T2", "T3"),
+        "For students that interpolate; and by the shape it gives to the supervision, not by its scale.",
+    ),
     Claim(
         9, _HARUTYUNYAN, "Online distillation gives increasingly complex supervision, and works on a range of image benchmarks.",
         ("N1", "N2", "N3"),
+        "Increasingly complex it is. In the kernel regime it is better at a given time, and no better than the final "
+        "teacher for a student that is stopped at its best.",
     ),
     Claim(10, _REVIEWS, "The theory needs an over-parameterised student, and practical students are small.", ("C2",)),
     Claim(11, _REVIEWS, "Convergence of the student is assumed, not guaranteed.", ("C1", "C2")),

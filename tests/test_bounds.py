@@ -92,3 +92,16 @@ def test_quoting_more_sizes_widens_each_interval(circle):
 def test_bad_input_is_refused(circle, call, message):
     with pytest.raises(ValueError, match=message):
         call(*circle[1:])
+
+
+def test_mean_interval_covers_and_counts_both_sources():
+    rng = np.random.default_rng(0)
+    by_seed = [bounds.mean_interval(rng.normal(1.0, 2.0, 8)) for _ in range(2000)]
+    assert 0.93 < np.mean([low <= 1.0 <= high for low, high in by_seed]) < 0.97
+    crossed = [
+        bounds.mean_interval(rng.normal(size=(60, 1)) + 0.3 * rng.normal(size=(1, 8)) + rng.normal(size=(60, 8)))
+        for _ in range(500)
+    ]
+    assert np.mean([low <= 0.0 <= high for low, high in crossed]) > 0.94
+    with pytest.raises(ValueError, match="two seeds at least"):
+        bounds.mean_interval([1.0])

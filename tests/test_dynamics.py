@@ -1,10 +1,22 @@
-"""C1: the integrated flow, the excess loss and the guaranteed rate."""
+"""C1: the integrated flow, the excess loss, the guaranteed rate. O1, N2: closed forms against what they solve."""
 
 import jax
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
+from scipy.linalg import expm
 
-from kdlib.dynamics import distillation_flow, excess_loss, strong_convexity
+from kdlib.dynamics import (
+    descent_filter,
+    distillation_flow,
+    early_stopped,
+    excess_loss,
+    flow_filter,
+    online_descent_filter,
+    online_filter,
+    online_student,
+    strong_convexity,
+)
 from kdlib.labels import effective_logits, loss_gradient
 
 LOSS = dict(soft_ratio=0.5, temperature=2.0)
@@ -45,3 +57,63 @@ def test_strong_convexity_is_below_every_curvature_on_the_sublevel_set(scale):
     points = best + rng.normal(size=(3000, 3)) * (1 + scale) * 2
     inside = [p for p in points if excess_loss(p, teacher, labels, **LOSS) <= allowed][:200] + [start]
     assert 0 < m <= float(curvature(np.array(inside)).min())
+
+
+def random_gram(n, seed):
+    features = np.random.default_rng(seed).normal(size=(n, 2 * n))
+    return features @ features.T / n
+
+
+def test_early_stopping_is_the_matrix_exponential():
+    gram, labels = random_gram(6, 0), rng.normal(size=6)
+    expected = [labels - expm(-t * gram) @ labels for t in (0, 0.3, 5.0)]
+    np.testing.assert_allclose(early_stopped(gram, labels, (0, 0.3, 5.0)), expected, atol=1e-13)
+
+
+def test_filters_of_modes_that_are_hardly_learnt_keep_their_digits():
+    np.testing.assert_allclose(flow_filter([1e-17], [1.0]), 1e-17, rtol=1e-15)
+    np.testing.assert_allclose(online_filter(np.array([1e-9]), 3.0), 1.5e-18, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.999999999, 1.0, 1.0001, 30.0])
+def test_online_filter_solves_its_equation(ratio):
+    x = np.linspace(0, 20, 25)
+    solution = solve_ivp(lambda s, h: -(h + np.expm1(-ratio * s)), (0, 20), [0.0], "DOP853", x, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(online_filter(x, ratio), solution.y[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_online_descent_is_what_the_steps_do(ratio):
+    eigenvalues, rate = np.array([1.0, 0.3, 1e-3]), 0.9
+    teacher, student = np.zeros(3), np.zeros(3)
+    for step in range(1, 30):
+        student, teacher = (
+            student - rate * eigenvalues * (student - teacher),
+            teacher - rate * ratio * eigenvalues * (teacher - 1),
+        )
+        np.testing.assert_allclose(online_descent_filter(eigenvalues, [step], rate, ratio)[0], student, atol=1e-13)
+        np.testing.assert_allclose(descent_filter(ratio * eigenvalues, [step], rate)[0], teacher, atol=1e-13)
+
+
+@pytest.mark.parametrize("teacher_seed", [1, 2])  # the same kernel, and another
+def test_online_student_solves_its_equation(teacher_seed):
+    gram, teacher_gram, labels = random_gram(5, 1), random_gram(5, teacher_seed), rng.normal(size=5)
+
+    def velocity(t, outputs):
+        return -gram @ (outputs - early_stopped(teacher_gram, labels, [t])[0])
+
+    solution = solve_ivp(velocity, (0, 4), np.zeros(5), "DOP853", (0.5, 4.0), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(online_student(gram, teacher_gram, labels, (0.5, 4.0)), solution.y.T, atol=1e-9)
+
+
+def test_closed_forms_refuse_what_has_no_sense():
+    with pytest.raises(ValueError, match="negative eigenvalue"):
+        early_stopped(np.diag([1.0, -0.5]), np.ones(2), [1.0])
+    with pytest.raises(ValueError, match=r"gram must be \(n, n\)"):
+        early_stopped(np.eye(3), np.ones(2), [1.0])
+    with pytest.raises(ValueError, match="between 0 and 2 / "):
+        descent_filter([1.0, 4.0], [3], 0.6)
+    with pytest.raises(ValueError, match="between 0 and 2 / "):
+        online_descent_filter([1.0], [3], 0.6, ratio=4.0)
+    with pytest.raises(ValueError, match="ratio"):
+        online_filter(1.0, 0.0)

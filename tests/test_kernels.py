@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdlib.kernels import Convolutional, FullyConnected, analytic_diagonal, analytic_ntk
+from kdlib.kernels import Convolutional, FullyConnected, analytic_diagonal, analytic_ntk, centred_ntk
 
 rng = np.random.default_rng(0)
 
@@ -90,3 +90,18 @@ def test_jax_is_left_as_it_was():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_centred_kernel_is_that_of_centred_features():
+    """Against the Gram of all inputs and centres together, centred as matrices are."""
+    rng = np.random.default_rng(0)
+    x, held_out, centre = (rng.normal(size=(n, 5)) for n in (7, 4, 9))
+    student = FullyConnected()
+    full = analytic_ntk(student, np.concatenate([x, held_out, centre]), normalised=True)
+    shift = np.eye(20)
+    shift[:, 11:] -= 1 / 9  # every feature less the mean of the centres'
+    expected = shift @ full @ shift.T
+    scale = np.sqrt(np.diagonal(expected))
+    expected = expected / scale[:, None] / scale[None, :]
+    np.testing.assert_allclose(centred_ntk(student, x, centre=centre), expected[:7, :7], atol=1e-9)
+    np.testing.assert_allclose(centred_ntk(student, held_out, x, centre=centre), expected[7:11, :7], atol=1e-9)

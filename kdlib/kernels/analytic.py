@@ -117,6 +117,22 @@ def analytic_ntk(architecture, x1, x2=None, *, normalised=False, block=None, dty
     return gram
 
 
+def centred_ntk(architecture, x1, x2=None, *, centre, progress=True):
+    """The normalised NTK of features less their mean over the inputs `centre`, normalised to one again.
+
+    Arguments and result as in `analytic_ntk`. In a bound, `centre` must be fixed before the sample: other inputs.
+    """
+    kernel = lambda a, b=None: analytic_ntk(architecture, a, b, normalised=True, progress=progress)
+    overall = kernel(centre).mean()
+    mean1 = kernel(x1, centre).mean(axis=1)
+    mean2 = mean1 if x2 is None else kernel(x2, centre).mean(axis=1)
+    centred = kernel(x1, x2) - mean1[:, None] - mean2[None, :] + overall
+    centred /= np.sqrt(1 - 2 * mean1 + overall)[:, None] * np.sqrt(1 - 2 * mean2 + overall)[None, :]
+    if x2 is None:
+        np.fill_diagonal(centred, 1.0)
+    return centred
+
+
 def analytic_diagonal(architecture, x, *, dtype=np.float64):
     """`k(x, x)` of each input, shape `(n,)`: what the power function starts from.
 
