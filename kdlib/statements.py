@@ -127,8 +127,8 @@ CLAIMS = (
     Claim(
         9, _HARUTYUNYAN, "Online distillation gives increasingly complex supervision, and works on a range of image benchmarks.",
         ("N1", "N2", "N3"),
-        "Increasingly complex it is. In the kernel regime it is better at a given time, and no better than the final "
-        "teacher for a student that is stopped at its best.",
+        "Increasingly complex it is. In the kernel regime an online student is a delayed one: ahead if both train too "
+        "long, behind if too briefly, and no better for whoever chooses the time.",
     ),
     Claim(10, _REVIEWS, "The theory needs an over-parameterised student, and practical students are small.", ("C2",)),
     Claim(11, _REVIEWS, "Convergence of the student is assumed, not guaranteed.", ("C1", "C2")),
