@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONWARNINGS ?= ignore::DeprecationWarning
 export XLA_PYTHON_CLIENT_PREALLOCATE ?= false
 
-.PHONY: book test environment outputs results browser lint benchmark lock clean
+.PHONY: book test environment outputs results browser lint benchmark benchmark-ntk certified lock clean
 
 book: environment
 	@python -m workflow.book --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK)
@@ -61,6 +61,17 @@ results: book
 
 lint: environment
 	@ruff check --fix . && ruff format .
+
+# The NTK engine against its peers, each in an environment of its own (PyTorch alone is large); `make benchmark-ntk`.
+benchmark-ntk: environment
+	@for peer in neural_tangents torch; do \
+	  [ -x .venv-peers/$$peer/bin/python ] || { $(PYTHON) -m venv .venv-peers/$$peer && \
+	  .venv-peers/$$peer/bin/python -m pip install --quiet $$([ $$peer = torch ] || echo --no-deps) -r benchmarks/peers/$$peer.txt; }; done
+	@python benchmarks/ntk.py
+
+# Certified supervision complexities of a finite network at sizes where its Gram does not fit: an hour on two cores.
+certified: environment
+	@python benchmarks/certified.py
 
 benchmark: environment
 	@python benchmarks/path_over_n.py && python benchmarks/training.py

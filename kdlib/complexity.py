@@ -12,7 +12,22 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.optimize import brentq
 
+from kdlib.certified import CertifiedComplexity, certified_supervision_complexity
 from kdlib.path import interpolation_path
+
+__all__ = [
+    "CertifiedComplexity",
+    "Complexity",
+    "DataInefficiency",
+    "adjusted_supervision_complexity",
+    "certified_supervision_complexity",
+    "data_inefficiency",
+    "expected_squared_norm",
+    "learning_threshold",
+    "noise_inefficiency",
+    "noise_norm",
+    "supervision_complexity",
+]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,282 @@
+"""Supervision complexity without a factorisation, as an interval that contains it.
+
+Preconditioned conjugate gradients on `(K + ridge I) x = y`. In exact arithmetic the steps taken add up to a lower
+bound of `y^T (K + ridge I)^{-1} y` (Gauss quadrature), and a Gauss-Radau rule with a known lower bound of the spectrum
+gives an upper one (Golub & Meurant; the update is Meurant & Tichy's). In floating point neither is: the residual is
+computed anew at the end, and the interval widened by what the products may have lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class CertifiedComplexity:
+    """An interval around `y^T (K + ridge I)^{-1} y`. Made by `certified_supervision_complexity`.
+
+    Attributes
+    ----------
+    lower, upper
+        the interval; `upper` is infinite where no positive lower bound of the spectrum is known.
+    widening
+        how much of either side is due to rounding, not to the iterations.
+    iterations, products
+        of conjugate gradients; all products with the operator, those for checks included.
+    reason
+        why it stopped: "tolerance", "iterations", or "rounding" (the interval is as narrow as the precision allows).
+    trace
+        `tr K` where the operator knows it, else None.
+    examples, ridge
+        `n`, and what was added to the diagonal.
+    """
+
+    lower: float
+    upper: float
+    widening: float
+    iterations: int
+    products: int
+    reason: str
+    trace: float | None
+    examples: int
+    ridge: float
+
+    @property
+    def relative_width(self):
+        """`(upper - lower) / upper`; one for an infinite interval."""
+        return (self.upper - self.lower) / self.upper if np.isfinite(self.upper) and self.upper > 0 else 1.0
+
+    @property
+    def adjusted(self):
+        """`(lower, upper)` of `sqrt(SC tr K) / n`."""
+        if self.trace is None:
+            raise ValueError("the operator does not know its trace")
+        return tuple(float(np.sqrt(value * self.trace)) / self.examples for value in (self.lower, self.upper))
+
+
+def certified_supervision_complexity(
+    operator, targets, *, ridge=0.0, smallest_eigenvalue=0.0, tolerance=1e-2, max_iterations=2000, rank=256,
+    rounding=None, seed=0, checkpoint=None, progress=True,
+):  # fmt: skip
+    """`y^T (K + ridge I)^{-1} y` (S1) between two bounds, from products with `K` alone.
+
+    Parameters
+    ----------
+    operator
+        `v -> K v` for vectors `(n C,)`, `K` positive semi-definite. If it has `rows(examples)` (`NTKOperator`), a
+        Nystrom preconditioner is made; if it has `trace`, the result has it; `dtype`, if any, is its precision.
+    targets
+        `(n,)` or `(n, C)`.
+    ridge
+        added to the diagonal. None is added unasked.
+    smallest_eigenvalue
+        a known lower bound of K's spectrum. With neither it nor a ridge there is no upper bound.
+    tolerance
+        relative width at which to stop.
+    max_iterations
+        at which to stop anyway, with the honest, wide interval reached by then.
+    rank
+        of the preconditioner, in rows of the Gram; 0 for none.
+    rounding
+        relative error of a product, in units of the operator's norm. None: measured, and at least 16 units in the last
+        place of its dtype.
+    seed
+        of the preconditioner's examples and of the measurement.
+    checkpoint
+        path of a file in which the state is kept every few iterations: a killed run goes on from there.
+    progress
+        show a progress bar of iterations.
+
+    Returns
+    -------
+    `CertifiedComplexity`.
+
+    Raises
+    ------
+    ValueError
+        shapes that do not fit, an operator with a negative direction, a checkpoint of another problem.
+    """
+    y = np.asarray(targets, np.float64)
+    examples, y = len(y), y.ravel()
+    if ridge < 0 or smallest_eigenvalue < 0 or not 0 < tolerance < 1:
+        raise ValueError("ridge and smallest_eigenvalue must not be negative, tolerance must lie between 0 and 1")
+    if not np.isfinite(y).all() or not y.any():
+        raise ValueError("targets must be finite and not all zero")
+    if getattr(operator, "shape", (len(y), len(y))) != (len(y), len(y)):
+        raise ValueError(f"operator is {operator.shape}, targets have {len(y)} entries")
+    count = _Counted(operator, ridge)
+    floor = smallest_eigenvalue + ridge
+    norm, measured = _norm_and_rounding(count, len(y), seed)
+    units = np.finfo(getattr(operator, "dtype", np.float64)).eps
+    rounding = max(8 * measured, 16 * units) if rounding is None else float(rounding)
+    preconditioner = _preconditioner(
+        operator, examples, len(y), rank, ridge, smallest_eigenvalue, rounding * norm, seed
+    )
+    problem = hashlib.sha256(repr((len(y), ridge, smallest_eigenvalue, rank, seed)).encode() + y.tobytes()).hexdigest()
+    state = _load(checkpoint, problem) or _start(y, preconditioner)
+    bar = tqdm(total=max_iterations, initial=state["k"], desc="conjugate gradients", disable=not progress)
+    reason = "iterations"
+    with bar:
+        while state["k"] < max_iterations:
+            _step(state, count, preconditioner)
+            bar.update()
+            width = state["radau"] * state["rz"] if floor > 0 else state["rz"] / norm
+            bar.set_postfix_str(f"relative width {width / (state['gauss'] + width):.1e}")
+            lost = rounding * norm * (state["x"] @ state["x"])
+            if width <= tolerance * state["gauss"]:
+                reason = "tolerance"
+                break
+            if floor > 0 and width < 0.1 * lost:
+                reason = "rounding"
+                break
+            if checkpoint and state["k"] % 10 == 0:
+                _save(checkpoint, problem, state)
+    if checkpoint:
+        _save(checkpoint, problem, state)
+    lower, upper, widening = _enclose(state, y, count, preconditioner, floor, rounding * norm)
+    if floor > 0 and reason == "tolerance" and upper - lower > 2 * tolerance * upper:
+        reason = "rounding"
+    trace = getattr(operator, "trace", None)
+    return CertifiedComplexity(
+        lower, upper, widening, state["k"], count.products, reason, trace, examples, float(ridge)
+    )
+
+
+class _Counted:
+    """`v -> (K + ridge I) v`, in float64, counting."""
+
+    def __init__(self, operator, ridge):
+        self.operator, self.ridge, self.products = operator, ridge, 0
+
+    def __call__(self, v):
+        self.products += 1
+        return np.asarray(self.operator(v), np.float64).ravel() + self.ridge * v
+
+
+def _norm_and_rounding(product, size, seed):
+    """An estimate of the norm from below, and how far the product is from linear, relative to it."""
+    generator = np.random.default_rng(seed)
+    v, norm = generator.normal(size=size), 0.0
+    for _ in range(4):  # power iteration
+        v /= np.linalg.norm(v)
+        image = product(v)
+        norm = max(norm, float(np.linalg.norm(image)))
+        v = image if norm else v
+    if not norm > 0:
+        raise ValueError("the operator maps a random vector to zero: it is no kernel's")
+    w = generator.normal(size=size)
+    w /= np.linalg.norm(w)
+    v /= np.linalg.norm(v)
+    split = product(0.6 * v + 0.8 * w) - 0.6 * product(v) - 0.8 * product(w)
+    return 1.1 * norm, float(np.linalg.norm(split)) / norm
+
+
+class _Preconditioner:
+    """`M = U S U^T + sigma I`, with `A >= theta M`: theta is the Gauss-Radau node."""
+
+    def __init__(self, basis, values, sigma, theta):
+        self.basis, self.values, self.sigma, self.theta = basis, values, sigma, theta
+
+    def __call__(self, r):
+        inside = self.basis.T @ r
+        return (r - self.basis @ inside) / self.sigma + self.basis @ (inside / (self.values + self.sigma))
+
+
+def _preconditioner(operator, examples, size, rank, ridge, smallest, lost, seed):
+    """Nystrom: `F F^T = K[:, S] K[S, S]^{-1} K[S, :] <= K` for some examples `S`; the identity if there are no rows."""
+    floor, outputs = ridge + smallest, size // examples
+    chosen = min(rank // outputs, examples)
+    if chosen == 0 or not hasattr(operator, "rows"):
+        return _Preconditioner(np.zeros((size, 0)), np.zeros(0), 1.0, floor)
+    members = np.sort(np.random.default_rng(seed).permutation(examples)[:chosen])
+    rows = np.asarray(operator.rows(members), np.float64)
+    entries = (members[:, None] * outputs + np.arange(outputs)).ravel()
+    inner = rows[:, entries]
+    eigenvalues, modes = np.linalg.eigh((inner + inner.T) / 2)
+    kept = eigenvalues > max(10 * lost, 1e-10 * eigenvalues[-1])  # what rounding has left of K[S, S]
+    factor = rows.T @ (modes[:, kept] / np.sqrt(eigenvalues[kept]))
+    basis, triangle = np.linalg.qr(factor)
+    turn, singular, _ = np.linalg.svd(triangle)
+    values = singular**2
+    left = max(getattr(operator, "trace", np.trace(inner) * examples / chosen) - values.sum(), 0.0) / size
+    sigma = max(floor, left, 1e-12 * values[0])
+    # K - theta F F^T >= (1 - theta) K >= (1 - theta) smallest, hence A >= theta M for this theta.
+    return _Preconditioner(basis @ turn, values, sigma, floor / (smallest + sigma))
+
+
+def _start(y, preconditioner):
+    z = preconditioner(y)
+    node = preconditioner.theta
+    return {
+        "k": 0, "x": np.zeros_like(y), "r": y.copy(), "p": z.copy(), "rz": float(y @ z), "gauss": 0.0,
+        "radau": 1 / node if node > 0 else np.inf,
+    }  # fmt: skip
+
+
+def _step(state, product, preconditioner):
+    """One iteration; `gauss` grows by the step's part of the quadratic form, `radau` is Meurant and Tichy's update."""
+    image = product(state["p"])
+    curvature = float(state["p"] @ image)
+    if not curvature > 0:
+        raise ValueError(
+            f"after {state['k']} iterations a direction has curvature {curvature:.3g}: the operator is not positive "
+            "definite to its precision. Remove duplicate examples, compute in float64, or pass a ridge"
+        )
+    step = state["rz"] / curvature
+    state["x"] += step * state["p"]
+    state["r"] -= step * image
+    z = preconditioner(state["r"])
+    before, state["rz"] = state["rz"], float(state["r"] @ z)
+    ratio = state["rz"] / before
+    state["p"] = z + ratio * state["p"]
+    state["gauss"] += step * before
+    if np.isfinite(state["radau"]):
+        gap = max(state["radau"] - step, 0.0)  # rounding may take it below zero once converged
+        node = preconditioner.theta
+        state["radau"] = gap / (node * gap + ratio) if node * gap + ratio > 0 else 1 / node
+    state["k"] += 1
+
+
+def _enclose(state, y, product, preconditioner, floor, lost):
+    """The interval from the residual as it is: `y^T A^{-1} y = x^T (y + r) + r^T A^{-1} r`, widened by rounding.
+
+    `lost` bounds a product's error relative to the vector's norm.
+    """
+    x = state["x"]
+    residual = y - product(x)
+    base = float(x @ (y + residual))
+    size = float(np.linalg.norm(x))
+    widening = lost * size**2  # |x^T (error of A x)|
+    if floor == 0:
+        return max(base - widening, 0.0), np.inf, widening
+    drift = residual - state["r"]
+    known = np.sqrt(max(state["radau"] * state["rz"], 0.0))
+    drifted = np.sqrt(max(float(drift @ preconditioner(drift)), 0.0) / preconditioner.theta) + lost * size / np.sqrt(
+        floor
+    )
+    rest = (known + drifted) ** 2
+    widening += rest - known**2
+    return max(base - lost * size**2, 0.0), base + lost * size**2 + rest, float(widening)
+
+
+def _save(path, problem, state):
+    path = Path(path)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, problem=problem, **state)
+    os.replace(partial, path)
+
+
+def _load(path, problem):
+    if path is None or not Path(path).exists():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        if str(stored["problem"]) != problem:
+            raise ValueError(f"{path} belongs to other targets or options: remove it, or name another checkpoint")
+        state = {name: stored[name] for name in stored.files if name != "problem"}
+    return {name: value.copy() if value.ndim else value.item() for name, value in state.items()}

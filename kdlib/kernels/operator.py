@@ -1,0 +1,134 @@
+"""The NTK of a finite network without its Gram: products, diagonal, trace and rows."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from kdlib.kernels.empirical import _engine, _padded
+
+
+class NTKOperator:
+    """`v -> K v = J (J^T v)` of a network on fixed inputs. Made by `ntk_operator`.
+
+    Attributes
+    ----------
+    examples, outputs
+        `n` and `C`; vectors have `n C` entries, ordered like `targets.ravel()`.
+    dtype
+        of the network's computation. Products are returned in float64, good to the rounding of this.
+    products
+        how many there have been.
+    """
+
+    def __init__(self, engine, x, batch, progress):
+        self._engine, self._progress = engine, progress
+        self.examples, self.outputs, self.dtype = len(x), engine.outputs, engine.dtype
+        self.products, self._batch = 0, batch
+        self._batches = [engine.place(_padded(x[i : i + batch], batch), sharded=True) for i in range(0, len(x), batch)]
+
+        def forward(leaves, inputs):
+            return jax.vmap(engine.plan.per_example, in_axes=(None, None, 0))(leaves, engine.fixed, inputs).reshape(
+                batch, -1
+            )
+
+        def pull(leaves, inputs, cotangents):
+            return jax.vjp(lambda leaves: forward(leaves, inputs), leaves)[1](cotangents)[0]
+
+        def push(leaves, inputs, tangents):
+            return jax.jvp(lambda leaves: forward(leaves, inputs), (leaves,), (tangents,))[1]
+
+        self._pull, self._push = jax.jit(pull), jax.jit(push)
+        self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+
+    @property
+    def shape(self):
+        """`(n C, n C)`."""
+        return (self.examples * self.outputs,) * 2
+
+    def __call__(self, v):
+        """`K v`, float64, of the shape of `v`: `(n C,)` or `(n, C)`."""
+        v = np.asarray(v)
+        scale = np.abs(v).max() or 1.0  # so that float32 neither overflows nor underflows
+        blocks = (v.reshape(self.examples, self.outputs) / scale).astype(self.dtype)
+        total, leaves = None, self._engine.leaves
+        with jax.default_matmul_precision(self._engine.precision):
+            for k, inputs in enumerate(self._batches):
+                part = self._pull(leaves, inputs, self._rows(blocks, k))
+                total = part if total is None else self._add(total, part)
+            pushed = [np.asarray(self._push(leaves, inputs, total)) for inputs in self._batches]
+        self.products += 1
+        return (np.concatenate(pushed)[: self.examples].astype(np.float64) * scale).reshape(v.shape)
+
+    def _rows(self, blocks, k):
+        """Rows of batch `k`; those that only pad the last batch are zero."""
+        rows = blocks[k * self._batch : (k + 1) * self._batch]
+        padding = np.zeros((self._batch - len(rows), self.outputs), rows.dtype)
+        return self._engine.place(np.concatenate([rows, padding]), sharded=True)
+
+    @cached_property
+    def diagonal(self):
+        """`K[ic, ic]`, `(n, C)`, exactly: the squared norms of the gradients."""
+        found = []
+        for inputs in tqdm(self._batches, desc="diagonal", disable=not self._progress or len(self._batches) < 12):
+            features = self._engine.features(np.asarray(inputs), sharded=True)
+            with jax.default_matmul_precision(self._engine.precision):
+                found.append(np.asarray(_squared_norms(features), np.float64))
+        return np.concatenate(found)[: self.examples]
+
+    @property
+    def trace(self):
+        """`tr K`, by exact squared gradients, summed in float64."""
+        return float(self.diagonal.sum())
+
+    def rows(self, examples):
+        """`K[examples]`, `(len(examples) C, n C)`: all outputs of some examples against everything."""
+        chosen = np.concatenate([np.asarray(self._batches[i // self._batch][i % self._batch])[None] for i in examples])
+        mine = self._engine.features(chosen, sharded=False)
+        found = []
+        for inputs in tqdm(self._batches, desc="rows", disable=not self._progress or len(self._batches) < 12):
+            theirs = self._engine.features(np.asarray(inputs), sharded=False)
+            found.append(np.asarray(self._engine.contract(mine, theirs, "full")))
+        return np.concatenate(found, axis=1)[:, : self.examples * self.outputs]
+
+
+@jax.jit
+def _squared_norms(features):
+    products, pairs, gradients = features
+    total = sum(jnp.sum(gradient**2, axis=2) for gradient in gradients)
+    for a, d in products:
+        total = total + jnp.sum(a**2, axis=1)[:, None] * jnp.sum(d**2, axis=2)
+    for a, d in pairs:
+        between = jnp.einsum("isk,itk->ist", a, a)
+        total = total + jnp.einsum("ist,icsm,ictm->ic", between, d, d)
+    return total
+
+
+def ntk_operator(network, params, x, *, batch=256, dtype=None, precision="highest", mesh=None, progress=True):
+    """Products with the NTK of a finite network, for inputs whose Gram is too large to form.
+
+    Parameters
+    ----------
+    network, params, dtype, precision, mesh
+        as in `empirical_ntk`; with a mesh every batch is spread over its devices.
+    x
+        inputs `(n, ...)`.
+    batch
+        examples at a time: the memory is that of one training step on as many.
+    progress
+        show progress bars of rows and diagonal.
+
+    Returns
+    -------
+    `NTKOperator`, which `certified_supervision_complexity` takes.
+    """
+    x = np.asarray(x)
+    engine = _engine(network, params, x, "full", dtype, True, precision, mesh)
+    batch = min(batch, len(x))
+    if mesh is not None:
+        batch = -(-batch // mesh.size) * mesh.size
+    return NTKOperator(engine, x, batch, progress)

@@ -1,0 +1,129 @@
+"""Certified supervision complexity: the interval contains the truth, in both precisions, stopped early or not."""
+
+import numpy as np
+import pytest
+
+from kdlib.complexity import certified_supervision_complexity, supervision_complexity
+from kdlib.kernels import empirical_ntk, ntk_operator
+from kdlib.networks import Perceptron
+
+
+class Matrix:
+    """A symmetric matrix of known spectrum, applied in a given precision."""
+
+    def __init__(self, n, condition, dtype, seed):
+        generator = np.random.default_rng(seed)
+        basis = np.linalg.qr(generator.normal(size=(n, n)))[0]
+        self.eigenvalues, self.basis = 7 * np.geomspace(1 / condition, 1, n), basis
+        matrix = (basis * self.eigenvalues) @ basis.T
+        self.matrix, self.dtype, self.shape = ((matrix + matrix.T) / 2).astype(dtype), dtype, (n, n)
+        self.trace, self.stop_after, self.calls = float(self.eigenvalues.sum()), None, 0
+
+    def __call__(self, v):
+        self.calls += 1
+        if self.stop_after is not None and self.calls > self.stop_after:
+            raise KeyboardInterrupt
+        return (self.matrix @ v.astype(self.dtype)).astype(np.float64)
+
+    def rows(self, examples):
+        return self.matrix[np.asarray(examples)]
+
+    def truth(self, y, ridge=0.0):
+        return float(np.sum((self.basis.T @ y) ** 2 / (self.eigenvalues + ridge)))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("condition", [1e1, 1e3, 1e5, 1e8, 1e10])
+@pytest.mark.parametrize("rank", [0, 20])
+def test_the_interval_contains_the_truth(condition, dtype, rank):
+    for seed in range(4):
+        matrix = Matrix(120, condition, dtype, seed)
+        y = np.random.default_rng(100 + seed).choice([-1.0, 1.0], 120)
+        for ridge, smallest in ((0.0, matrix.eigenvalues[0]), (0.01, 0.0)):
+            for iterations in (1, 7, 400):
+                found = certified_supervision_complexity(
+                    matrix, y, ridge=ridge, smallest_eigenvalue=smallest, tolerance=1e-3, max_iterations=iterations,
+                    rank=rank, progress=False,
+                )  # fmt: skip
+                assert found.lower <= matrix.truth(y, ridge) <= found.upper
+                assert found.iterations <= iterations and found.products >= found.iterations
+
+
+def test_a_narrow_interval_where_the_precision_allows_it():
+    matrix, y = Matrix(120, 1e6, np.float64, 0), np.ones(120)
+    found = certified_supervision_complexity(
+        matrix, y, smallest_eigenvalue=matrix.eigenvalues[0], tolerance=1e-6, rank=100, progress=False
+    )
+    assert found.reason == "tolerance" and found.relative_width < 2e-6
+    np.testing.assert_allclose(found.lower, matrix.truth(y), rtol=2e-6)
+    assert found.adjusted[0] == pytest.approx(np.sqrt(found.lower * found.trace) / 120)
+    stopped = certified_supervision_complexity(
+        matrix, y, smallest_eigenvalue=matrix.eigenvalues[0], max_iterations=3, rank=0, progress=False
+    )
+    assert stopped.reason == "iterations" and stopped.relative_width > 0.1
+
+
+def test_float32_says_when_it_can_do_no_better():
+    matrix, y = Matrix(120, 1e4, np.float32, 0), np.ones(120)
+    found = certified_supervision_complexity(
+        matrix, y, smallest_eigenvalue=matrix.eigenvalues[0], tolerance=1e-6, progress=False
+    )
+    assert found.reason == "rounding" and found.lower <= matrix.truth(y) <= found.upper
+
+
+def test_without_a_bound_of_the_spectrum_there_is_no_upper_end():
+    matrix, y = Matrix(60, 1e3, np.float64, 0), np.ones(60)
+    found = certified_supervision_complexity(matrix, y, progress=False)
+    assert found.upper == np.inf and 0 < found.lower <= matrix.truth(y)
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    matrix, y = Matrix(120, 1e5, np.float64, 0), np.ones(120)
+    options = dict(
+        smallest_eigenvalue=matrix.eigenvalues[0],
+        tolerance=1e-4,
+        rank=20,
+        checkpoint=tmp_path / "state.npz",
+        progress=False,
+    )
+    matrix.stop_after = 60
+    with pytest.raises(KeyboardInterrupt):
+        certified_supervision_complexity(matrix, y, **options)
+    matrix.stop_after, matrix.calls = None, 0
+    resumed = certified_supervision_complexity(matrix, y, **options)
+    alone = certified_supervision_complexity(matrix, y, **{**options, "checkpoint": None})
+    assert (resumed.lower, resumed.upper, resumed.iterations) == (alone.lower, alone.upper, alone.iterations)
+    assert matrix.calls - alone.products < alone.iterations - 40  # what had been done was not done again
+    with pytest.raises(ValueError, match="other targets or options"):
+        certified_supervision_complexity(matrix, -y, **options)
+
+
+def test_misuse_is_refused():
+    matrix, y = Matrix(20, 10, np.float64, 0), np.ones(20)
+    refused = {
+        "not all zero": (matrix, 0 * y, {}),
+        "targets have": (matrix, y[:5], {}),
+        "negative": (matrix, y, dict(ridge=-1)),
+    }
+    for message, (operator, targets, options) in refused.items():
+        with pytest.raises(ValueError, match=message):
+            certified_supervision_complexity(operator, targets, progress=False, **options)
+    with pytest.raises(ValueError, match="not positive definite"):
+        certified_supervision_complexity(lambda v: np.r_[v[:10], -v[10:]], y, progress=False)
+
+
+def test_a_finite_network_without_its_gram():
+    x = np.random.default_rng(0).normal(size=(60, 5, 5, 1))
+    network = Perceptron((64,), 3)
+    import jax
+
+    params = network.init(jax.random.key(0), x[:1])
+    targets = np.eye(3)[np.random.default_rng(1).integers(0, 3, 60)] - 1 / 3
+    gram = empirical_ntk(network, params, x, dtype=np.float64)
+    for ridge in (0.1, 10.0):
+        truth = supervision_complexity(gram, targets, ridge=ridge)
+        found = certified_supervision_complexity(
+            ntk_operator(network, params, x, batch=16), targets, ridge=ridge, rank=30, progress=False
+        )
+        assert found.lower <= truth.value <= found.upper and found.relative_width < 0.03
+        assert found.trace == pytest.approx(truth.trace, rel=1e-5)

@@ -1,0 +1,211 @@
+"""The empirical NTK: against plain Jacobians and neural-tangents, blocked, sharded; what is refused; the operator."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdlib.kernels import CrossExampleError, empirical_ntk, explain, ntk_operator
+from kdlib.networks import LeNet, Perceptron, ResNet, SmallConvolutional
+
+ROOT = Path(__file__).resolve().parent.parent
+rng = np.random.default_rng(0)
+
+
+class Depthwise(nn.Module):
+    """Layers outside the structured set: grouped and dilated convolutions, a weight used twice, a norm over channels."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.gelu(nn.Conv(6, (3, 3), feature_group_count=3, kernel_dilation=2)(x))
+        x = nn.LayerNorm()(x)
+        x = nn.ConvTranspose(4, (2, 2), strides=(2, 2))(x).mean(axis=(1, 2))
+        shared = nn.Dense(4)
+        return nn.Dense(3, use_bias=False)(jnp.tanh(shared(jnp.tanh(shared(x)))))
+
+
+class Sequence(nn.Module):
+    """Dense layers over positions, few of them: contracted by pairs of positions."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(jnp.tanh(nn.Dense(40)(x)).mean(axis=1))
+
+
+NETWORKS = {
+    "perceptron": (Perceptron((16, 8), 3), (6, 6, 1)),
+    "strided": (SmallConvolutional((4, 8), 16, 4), (12, 12, 2)),
+    "lenet": (LeNet(outputs=3), (28, 28, 1)),
+    "resnet": (ResNet(1, 4, normalised=False, outputs=3), (8, 8, 3)),
+    "resnet with normalisation": (ResNet(1, 4, outputs=3), (8, 8, 3)),
+    "outside the structured set": (Depthwise(), (8, 8, 3)),
+    "positions": (Sequence(), (2, 50)),
+}
+
+
+def made(name, n=5):
+    """Network, float64 parameters (statistics not at their initial values) and inputs."""
+    network, shape = NETWORKS[name]
+    x = rng.normal(size=(n, *shape))
+    params = network.init(jax.random.key(1), jnp.asarray(x[:1]))
+    leaves, tree = jax.tree.flatten(params)
+    leaves = [leaf + 0.1 * np.abs(rng.normal(size=leaf.shape)) for leaf in leaves]
+    return network, jax.tree.unflatten(tree, leaves), x
+
+
+def by_jacobian(network, params, x):
+    """The NTK of "params" from an explicit float64 Jacobian."""
+    rest = {key: value for key, value in params.items() if key != "params"}
+    jacobian = jax.jacrev(lambda trained: network.apply({"params": trained, **rest}, jnp.asarray(x)))(params["params"])
+    flat = [np.asarray(leaf).reshape(len(x), leaf.shape[1], -1) for leaf in jax.tree.leaves(jacobian)]
+    rows = np.concatenate(flat, axis=2)
+    return np.einsum("icp,jdp->icjd", rows, rows)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gram_is_that_of_the_jacobian(name):
+    network, params, x = made(name)
+    expected = by_jacobian(network, params, x)
+    scale = np.abs(expected).max()
+    full = empirical_ntk(network, params, x, block=2)
+    np.testing.assert_allclose(full, expected, atol=1e-13 * scale)
+    np.testing.assert_array_equal(full, full.transpose(2, 3, 0, 1))
+    summed = empirical_ntk(network, params, x, outputs="sum")
+    np.testing.assert_allclose(summed, np.einsum("icjc->ij", expected), atol=1e-12 * scale)
+    cross = empirical_ntk(network, params, x[:2], x[1:], block=3, memory=0)
+    np.testing.assert_allclose(cross, expected[:2, :, 1:], atol=1e-13 * scale)
+    plain = empirical_ntk(network, params, x, structured=False)
+    np.testing.assert_allclose(plain, expected, atol=1e-13 * scale)
+    single = empirical_ntk(network, params, x, dtype=np.float32)
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, expected, atol=1e-4 * scale)  # a ReLU gate may flip
+
+
+def test_what_is_structured_and_what_is_not():
+    network, params, x = made("resnet")
+    assert set(explain(network, params, x).values()) == {"layer"}
+    network, params, x = made("outside the structured set")
+    found = explain(network, params, x)
+    explicit = {path for path, how in found.items() if how != "layer"}
+    assert len(found) - len(explicit) >= 1 and any("used 2 times" in how for how in found.values())
+    assert any("ConvTranspose" in path for path in explicit) and any("Conv_0" in path for path in explicit)
+
+
+@pytest.mark.parametrize("implementation", [1, 2])
+def test_neural_tangents_agrees(implementation):
+    import neural_tangents
+
+    network, params, x = made("lenet")
+    theirs = neural_tangents.empirical_ntk_fn(network.apply, trace_axes=(), implementation=implementation, vmap_axes=0)
+    expected = np.asarray(theirs(jnp.asarray(x), None, params)).transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(empirical_ntk(network, params, x), expected, atol=1e-12 * np.abs(expected).max())
+
+
+def test_ntk_parametrisation_and_plain_functions():
+    from kdlib.kernels import FullyConnected
+
+    init, apply, _ = FullyConnected(depth=3, activation="erf").layers(width=12, outputs=2)
+    x = rng.normal(size=(4, 7))
+    params = init(jax.random.key(0), x.shape)[1]
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    assert set(explain(apply, params, x).values()) == {"layer"}
+    np.testing.assert_allclose(
+        empirical_ntk(apply, params, x), empirical_ntk(apply, params, x, structured=False), rtol=1e-10, atol=1e-12
+    )
+    scalar = empirical_ntk(lambda p, x: apply(p, x)[:, 0], params, x)
+    np.testing.assert_allclose(scalar, empirical_ntk(apply, params, x)[:, :1, :, :1], rtol=1e-12)
+
+
+def test_a_bias_that_is_added_to_the_wrong_axis_is_not_a_layers():
+    def network(params, x):  # the bias varies over positions, of which there are as many as units
+        return jnp.tanh(x @ params["kernel"] + params["bias"][:, None]).sum(axis=1)
+
+    params = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)}
+    x = rng.normal(size=(5, 4, 3))
+    with pytest.warns(UserWarning, match="do not add up"):
+        found = empirical_ntk(network, params, x)
+    np.testing.assert_allclose(found, empirical_ntk(network, params, x, structured=False), rtol=1e-12)
+
+
+def test_layers_that_mix_examples_are_refused():
+    network, params, x = made("resnet with normalisation")
+
+    def training(params, x):
+        return network.apply(params, x, training=True, mutable=["batch_stats"])[0]
+
+    with pytest.raises(CrossExampleError, match="use_running_average"):
+        empirical_ntk(training, params, x)
+    with pytest.raises(CrossExampleError):
+        empirical_ntk(training, params, x[:1], x[1:])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [(dict(outputs="mean"), '"full" or "sum"'), (dict(dtype=np.float16), "float32 or float64")],
+)
+def test_misuse_is_refused(options, message):
+    network, params, x = made("perceptron")
+    with pytest.raises(ValueError, match=message):
+        empirical_ntk(network, params, x, **options)
+    with pytest.raises(ValueError, match="one shape"):
+        empirical_ntk(network, params, x, x[:, :3])
+    with pytest.raises(ValueError, match=r"\(n,\) or \(n, C\)"):
+        empirical_ntk(lambda p, x: x, params, x)
+    with pytest.raises(ValueError, match="not finite"):
+        empirical_ntk(network, params, np.full_like(x, np.nan))
+
+
+@pytest.mark.parametrize("name", ["resnet with normalisation", "positions", "perceptron"])
+def test_operator_is_the_gram(name):
+    network, params, x = made(name, n=7)
+    gram = empirical_ntk(network, params, x)
+    c = gram.shape[1]
+    flat = gram.reshape(7 * c, 7 * c)
+    operator = ntk_operator(network, params, x, batch=3)
+    v = rng.normal(size=(7, c))
+    scale = np.abs(flat).max()
+    assert operator.shape == flat.shape
+    np.testing.assert_allclose(operator(v), (flat @ v.ravel()).reshape(7, c), atol=1e-12 * scale * 7 * c)
+    np.testing.assert_allclose(operator(v.ravel()), flat @ v.ravel(), atol=1e-12 * scale * 7 * c)
+    np.testing.assert_allclose(operator.diagonal.ravel(), np.diag(flat), rtol=1e-12)
+    np.testing.assert_allclose(operator.trace, np.trace(flat), rtol=1e-12)
+    np.testing.assert_allclose(
+        operator.rows([5, 0]), flat.reshape(7, c, -1)[[5, 0]].reshape(2 * c, -1), atol=1e-13 * scale
+    )
+    assert operator.products == 2
+
+
+SHARDED = """
+import jax, numpy as np
+from jax.sharding import Mesh
+from kdlib.kernels import empirical_ntk, ntk_operator
+from kdlib.networks import LeNet
+assert len(jax.devices()) == 4
+network, x = LeNet(outputs=3), np.random.default_rng(0).normal(size=(10, 28, 28, 1))
+params = network.init(jax.random.key(0), x[:1])
+mesh = Mesh(np.array(jax.devices()), ("examples",))
+for outputs in ("full", "sum"):
+    alone = empirical_ntk(network, params, x, dtype=np.float64, outputs=outputs)
+    together = empirical_ntk(network, params, x, dtype=np.float64, outputs=outputs, mesh=mesh, block=4)
+    np.testing.assert_allclose(together, alone, atol=1e-12 * np.abs(alone).max())
+v = np.random.default_rng(1).normal(size=30)
+operators = [ntk_operator(network, params, x, batch=4, dtype=np.float64, mesh=m) for m in (None, mesh)]
+np.testing.assert_allclose(operators[1](v), operators[0](v), rtol=1e-9, atol=1e-9)
+np.testing.assert_allclose(operators[1].diagonal, operators[0].diagonal, rtol=1e-11)
+print("same")
+"""
+
+
+def test_several_devices_give_the_same():
+    environment = {
+        **__import__("os").environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "PYTHONPATH": str(ROOT),
+    }
+    run = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=300)
+    assert run.stdout.strip() == "same", run.stderr[-2000:]
