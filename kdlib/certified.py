@@ -85,7 +85,8 @@ def certified_supervision_complexity(
         of the preconditioner, in rows of the Gram; 0 for none.
     rounding
         relative error of a product, in units of the operator's norm. None: measured, and at least 16 units in the last
-        place of its dtype.
+        place of its dtype. What is measured is how far products are from linear: an operator that is linear but wrong
+        by more than that (its entries computed in a lower precision than its dtype says) needs its error stated here.
     seed
         of the preconditioner's examples and of the measurement.
     checkpoint
@@ -116,17 +117,18 @@ def certified_supervision_complexity(
     units = np.finfo(getattr(operator, "dtype", np.float64)).eps
     rounding = max(8 * measured, 16 * units) if rounding is None else float(rounding)
     preconditioner = _preconditioner(
-        operator, examples, len(y), rank, ridge, smallest_eigenvalue, rounding * norm, seed
+        operator, examples, len(y), rank, ridge, smallest_eigenvalue, norm, rounding * norm, seed
     )
-    problem = hashlib.sha256(repr((len(y), ridge, smallest_eigenvalue, rank, seed)).encode() + y.tobytes()).hexdigest()
+    asked = (len(y), ridge, smallest_eigenvalue, rank, seed, rounding, preconditioner.sigma, preconditioner.theta, norm)
+    problem = hashlib.sha256(repr(asked).encode() + y.tobytes() + preconditioner.values.tobytes()).hexdigest()
     state = _load(checkpoint, problem) or _start(y, preconditioner)
     bar = tqdm(total=max_iterations, initial=state["k"], desc="conjugate gradients", disable=not progress)
     reason = "iterations"
     with bar:
-        while state["k"] < max_iterations:
+        while state["k"] < max_iterations and state["rz"] > 0:
             _step(state, count, preconditioner)
             bar.update()
-            width = state["radau"] * state["rz"] if floor > 0 else state["rz"] / norm
+            width = state["radau"] * state["rz"] if floor > 0 else state["rz"] * preconditioner.sigma / norm
             bar.set_postfix_str(f"relative width {width / (state['gauss'] + width):.1e}")
             lost = rounding * norm * (state["x"] @ state["x"])
             if width <= tolerance * state["gauss"]:
@@ -140,6 +142,8 @@ def certified_supervision_complexity(
     if checkpoint:
         _save(checkpoint, problem, state)
     lower, upper, widening = _enclose(state, y, count, preconditioner, floor, rounding * norm)
+    if not state["rz"] > 0:
+        reason = "tolerance"
     if floor > 0 and reason == "tolerance" and upper - lower > 2 * tolerance * upper:
         reason = "rounding"
     trace = getattr(operator, "trace", None)
@@ -188,7 +192,7 @@ class _Preconditioner:
         return (r - self.basis @ inside) / self.sigma + self.basis @ (inside / (self.values + self.sigma))
 
 
-def _preconditioner(operator, examples, size, rank, ridge, smallest, lost, seed):
+def _preconditioner(operator, examples, size, rank, ridge, smallest, norm, lost, seed):
     """Nystrom: `F F^T = K[:, S] K[S, S]^{-1} K[S, :] <= K` for some examples `S`; the identity if there are no rows."""
     floor, outputs = ridge + smallest, size // examples
     chosen = min(rank // outputs, examples)
@@ -199,15 +203,19 @@ def _preconditioner(operator, examples, size, rank, ridge, smallest, lost, seed)
     entries = (members[:, None] * outputs + np.arange(outputs)).ravel()
     inner = rows[:, entries]
     eigenvalues, modes = np.linalg.eigh((inner + inner.T) / 2)
-    kept = eigenvalues > max(10 * lost, 1e-10 * eigenvalues[-1])  # what rounding has left of K[S, S]
+    kept = eigenvalues > max(10 * lost / norm, 1e-8) * eigenvalues[-1]  # what rounding has left of K[S, S]
+    if not kept.any():
+        return _Preconditioner(np.zeros((size, 0)), np.zeros(0), 1.0, floor)
     factor = rows.T @ (modes[:, kept] / np.sqrt(eigenvalues[kept]))
     basis, triangle = np.linalg.qr(factor)
     turn, singular, _ = np.linalg.svd(triangle)
     values = singular**2
     left = max(getattr(operator, "trace", np.trace(inner) * examples / chosen) - values.sum(), 0.0) / size
     sigma = max(floor, left, 1e-12 * values[0])
-    # K - theta F F^T >= (1 - theta) K >= (1 - theta) smallest, hence A >= theta M for this theta.
-    return _Preconditioner(basis @ turn, values, sigma, floor / (smallest + sigma))
+    # K - theta F F^T >= (1 - theta) K >= (1 - theta) smallest, hence A >= theta M for theta = floor / (smallest + sigma).
+    # As computed, F F^T may exceed K by about this much: the rows' rounding, magnified by the eigenvalues divided by.
+    excess = 2 * lost * np.sqrt(norm / eigenvalues[kept][0])
+    return _Preconditioner(basis @ turn, values, sigma, floor / (smallest + sigma + excess))
 
 
 def _start(y, preconditioner):
@@ -237,9 +245,9 @@ def _step(state, product, preconditioner):
     state["p"] = z + ratio * state["p"]
     state["gauss"] += step * before
     if np.isfinite(state["radau"]):
-        gap = max(state["radau"] - step, 0.0)  # rounding may take it below zero once converged
-        node = preconditioner.theta
-        state["radau"] = gap / (node * gap + ratio) if node * gap + ratio > 0 else 1 / node
+        gap, node = state["radau"] - step, preconditioner.theta
+        # Below zero only by rounding: then nothing is known but the spectrum's lower end, as at the start.
+        state["radau"] = gap / (node * gap + ratio) if gap > 0 else 1 / node
     state["k"] += 1
 
 

@@ -77,6 +77,18 @@ def test_without_a_bound_of_the_spectrum_there_is_no_upper_end():
     assert found.upper == np.inf and 0 < found.lower <= matrix.truth(y)
 
 
+@pytest.mark.parametrize("rank", [50, 100, 110])
+def test_a_preconditioner_that_is_nearly_exact_claims_no_more_than_it_knows(rank):
+    for seed in range(12):
+        matrix = Matrix(120, 10.0 ** (4 + seed % 6), np.float64, seed)
+        y = np.random.default_rng(seed).normal(size=120)
+        for ridge in (1e-6, 1e-3, 1.0):
+            found = certified_supervision_complexity(
+                matrix, y, ridge=ridge, tolerance=0.05, rank=rank, seed=seed, progress=False
+            )
+            assert found.lower <= matrix.truth(y, ridge) <= found.upper
+
+
 def test_a_killed_run_goes_on(tmp_path):
     matrix, y = Matrix(120, 1e5, np.float64, 0), np.ones(120)
     options = dict(

@@ -125,11 +125,14 @@ def test_a_bias_that_is_added_to_the_wrong_axis_is_not_a_layers():
     def network(params, x):  # the bias varies over positions, of which there are as many as units
         return jnp.tanh(x @ params["kernel"] + params["bias"][:, None]).sum(axis=1)
 
-    params = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)}
+    params = {"kernel": np.zeros((3, 4)), "bias": np.zeros(4)}  # where a wrong analysis would agree by chance
     x = rng.normal(size=(5, 4, 3))
     with pytest.warns(UserWarning, match="do not add up"):
         found = empirical_ntk(network, params, x)
     np.testing.assert_allclose(found, empirical_ntk(network, params, x, structured=False), rtol=1e-12)
+    trained = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)}
+    found = empirical_ntk(network, trained, x)
+    np.testing.assert_allclose(found, empirical_ntk(network, trained, x, structured=False), rtol=1e-12)
 
 
 def test_layers_that_mix_examples_are_refused():

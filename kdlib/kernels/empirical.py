@@ -87,9 +87,11 @@ def empirical_ntk(
     Parameters
     ----------
     network
-        anything with `apply(params, inputs)`, or such a function; `inputs` `(n, ...)`, outputs `(n, C)` or `(n,)`.
+        anything with `apply(params, inputs)`, or such a function; `inputs` `(n, ...)`, outputs `(n, C)` or `(n,)`. It is
+        analysed once for all parameters of the same shapes: all that varies must be in `params`.
     params
-        its parameters, any pytree. Of flax variables with several collections only "params" are differentiated.
+        its parameters, a pytree of floating-point arrays. Of flax variables with several collections only "params" are
+        differentiated.
     x1, x2
         inputs; `x2=None` means `x1`, and then the result is exactly symmetric.
     outputs
@@ -226,6 +228,7 @@ def _plan(batched, leaves, fixed, probe, outputs, structured):
     def per_example(leaves, fixed, x):
         return batched(leaves, fixed, x[None])[0]
 
+    leaves, probe = _perturbed(batched, leaves, fixed, probe)
     together = batched(leaves, fixed, probe)
     if together.ndim not in (1, 2) or len(together) != len(probe):
         raise ValueError(f"the network must give (n,) or (n, C) outputs for n inputs, not {together.shape}")
@@ -241,6 +244,22 @@ def _plan(batched, leaves, fixed, probe, outputs, structured):
         warnings.warn(
             "the layers of this network do not add up to its Jacobian: all gradients are explicit", stacklevel=4
         )
+
+
+def _perturbed(batched, leaves, fixed, probe):
+    """Parameters and inputs near the given ones, but in general position.
+
+    At a layer of zeros, or twice the same input, a wrong analysis would pass; and the plan serves other parameters too.
+    """
+    draw = np.random.default_rng(0)
+
+    def moved(a):
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            return a
+        return a + jnp.asarray(0.05 * (float(jnp.abs(a).mean()) + 0.02) * draw.normal(size=a.shape), a.dtype)
+
+    changed = [moved(leaf) for leaf in leaves], moved(probe)
+    return changed if np.isfinite(batched(changed[0], fixed, changed[1])).all() else (leaves, probe)
 
 
 def _refuse_mixing(together, apart, dtype):
