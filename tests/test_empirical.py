@@ -183,6 +183,34 @@ def test_operator_is_the_gram(name):
     assert operator.products == 2
 
 
+def test_operator_of_a_layer_with_its_own_derivative():
+    @jax.custom_vjp
+    def clipped(x):
+        return jnp.tanh(x)
+
+    clipped.defvjp(lambda x: (jnp.tanh(x), x), lambda x, cotangent: (cotangent * (1 - jnp.tanh(x) ** 2),))
+    x = rng.normal(size=(6, 4))
+    params = {"first": jnp.asarray(rng.normal(size=(4, 5))), "second": jnp.asarray(rng.normal(size=(5, 2)))}
+
+    def network(params, x):
+        return clipped(x @ params["first"]) @ params["second"]
+
+    gram = empirical_ntk(network, params, x).reshape(12, 12)
+    v = rng.normal(size=12)
+    np.testing.assert_allclose(ntk_operator(network, params, x, batch=4)(v), gram @ v, rtol=1e-10, atol=1e-10)
+
+
+def test_operator_divides_batches_whose_gradients_do_not_fit(monkeypatch):
+    network, params, x = made("outside the structured set", n=7)
+    whole = ntk_operator(network, params, x, batch=5)
+    parts = ntk_operator(network, params, x, batch=5)
+    expected, rows = whole.diagonal, whole.rows([1, 6])
+    monkeypatch.setattr("kdlib.kernels.operator.FEATURE_BYTES", 2 * parts._engine.plan.bytes_per_example)
+    assert len(list(parts._parts("test"))) == 6
+    np.testing.assert_allclose(parts.diagonal, expected, rtol=1e-12)
+    np.testing.assert_allclose(parts.rows([1, 6]), rows, atol=1e-12 * np.abs(rows).max())
+
+
 SHARDED = """
 import jax, numpy as np
 from jax.sharding import Mesh

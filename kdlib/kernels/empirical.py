@@ -120,6 +120,8 @@ def empirical_ntk(
     ------
     CrossExampleError
         the network mixes examples (batch normalisation in training mode, for one).
+    ValueError
+        shapes or options that do not fit, or values that are not finite.
     """
     if outputs not in ("full", "sum"):
         raise ValueError(f'outputs must be "full" or "sum", not {outputs!r}')
@@ -160,6 +162,10 @@ def empirical_ntk(
         values = np.asarray(engine.contract(last[1], other, outputs))
         a, b = slice(i * width, (i + block) * width), slice(j * width, (j + block) * width)
         values = values[: gram[a].shape[0], : gram[:, b].shape[1]]
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"the kernel is not finite: look at the parameters and at inputs {i} to {i + block}, {j} to {j + block}"
+            )
         gram[a, b] = values
         if symmetric and i == j:  # rounding makes the two triangles differ in the last bit
             gram[a, b] = np.tril(values) + np.tril(values, -1).T

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from kdlib.kernels.empirical import _engine, _padded
+from kdlib.kernels.empirical import FEATURE_BYTES, _engine, _padded
 
 
 class NTKOperator:
@@ -42,7 +42,13 @@ class NTKOperator:
         def push(leaves, inputs, tangents):
             return jax.jvp(lambda leaves: forward(leaves, inputs), (leaves,), (tangents,))[1]
 
+        def push_by_transposition(leaves, inputs, tangents):
+            cotangents = jax.ShapeDtypeStruct((batch, self.outputs), self.dtype)
+            transposed = jax.linear_transpose(lambda c: pull(leaves, inputs, c), cotangents)
+            return transposed(tangents)[0]
+
         self._pull, self._push = jax.jit(pull), jax.jit(push)
+        self._push_by_transposition = jax.jit(push_by_transposition)
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
 
     @property
@@ -60,7 +66,11 @@ class NTKOperator:
             for k, inputs in enumerate(self._batches):
                 part = self._pull(leaves, inputs, self._rows(blocks, k))
                 total = part if total is None else self._add(total, part)
-            pushed = [np.asarray(self._push(leaves, inputs, total)) for inputs in self._batches]
+            try:
+                pushed = [np.asarray(self._push(leaves, inputs, total)) for inputs in self._batches]
+            except TypeError:  # a layer with a derivative of its own (jax.custom_vjp) has no forward mode
+                self._push = self._push_by_transposition
+                pushed = [np.asarray(self._push(leaves, inputs, total)) for inputs in self._batches]
         self.products += 1
         return (np.concatenate(pushed)[: self.examples].astype(np.float64) * scale).reshape(v.shape)
 
@@ -74,11 +84,20 @@ class NTKOperator:
     def diagonal(self):
         """`K[ic, ic]`, `(n, C)`, exactly: the squared norms of the gradients."""
         found = []
-        for inputs in tqdm(self._batches, desc="diagonal", disable=not self._progress or len(self._batches) < 12):
-            features = self._engine.features(np.asarray(inputs), sharded=True)
+        for inputs in self._parts("diagonal"):
+            features = self._engine.features(inputs, sharded=False)
             with jax.default_matmul_precision(self._engine.precision):
                 found.append(np.asarray(_squared_norms(features), np.float64))
         return np.concatenate(found)[: self.examples]
+
+    def _parts(self, description):
+        """The batches, in parts whose features (gradients of single examples, where it needs be) fit `FEATURE_BYTES`."""
+        size = max(1, min(self._batch, FEATURE_BYTES // max(1, self._engine.plan.bytes_per_example)))
+        size = -(-self._batch // -(-self._batch // size))
+        starts = [(k, i) for k in range(len(self._batches)) for i in range(0, self._batch, size)]
+        for k, i in tqdm(starts, desc=description, disable=not self._progress or len(starts) < 12):
+            part = np.asarray(self._batches[k])[i : i + size]
+            yield part
 
     @property
     def trace(self):
@@ -90,8 +109,8 @@ class NTKOperator:
         chosen = np.concatenate([np.asarray(self._batches[i // self._batch][i % self._batch])[None] for i in examples])
         mine = self._engine.features(chosen, sharded=False)
         found = []
-        for inputs in tqdm(self._batches, desc="rows", disable=not self._progress or len(self._batches) < 12):
-            theirs = self._engine.features(np.asarray(inputs), sharded=False)
+        for inputs in self._parts("rows"):
+            theirs = self._engine.features(inputs, sharded=False)
             found.append(np.asarray(self._engine.contract(mine, theirs, "full")))
         return np.concatenate(found, axis=1)[:, : self.examples * self.outputs]
 
