@@ -18,8 +18,8 @@ import numpy as np
 from kdlib import data
 from kdlib.complexity import certified_supervision_complexity
 from kdlib.kernels import ntk_operator
-from kdlib.ledger import device_name, provenance
 from kdlib.networks import SmallConvolutional
+from kdlib.provenance import device_name, provenance
 from kdlib.train import train_network
 
 TABLE = Path(__file__).resolve().parent.parent / "results" / "engine" / "14_certified.csv"

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from kdlib import data
 from kdlib.kernels import FullyConnected, analytic_ntk
-from kdlib.ledger import provenance
 from kdlib.path import interpolation_path
+from kdlib.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results" / "path_over_n.json"
 

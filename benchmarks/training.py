@@ -22,8 +22,8 @@ from path_over_n import processor
 from tqdm import tqdm
 
 from kdlib import data
-from kdlib.ledger import device_name, provenance
 from kdlib.networks import SmallConvolutional
+from kdlib.provenance import device_name, provenance
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 

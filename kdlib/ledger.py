@@ -16,23 +16,18 @@ card. A new `Ledger` begins the chapter's file anew, so no check that a notebook
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import os
-import platform
 import re
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 
-import jax
 import numpy as np
 
+from kdlib.provenance import ROOT, device_name, provenance
 from kdlib.statements import CHAPTERS, CLAIMS, STATEMENTS
 
-ROOT = Path(__file__).resolve().parent.parent
 VERDICTS = {
     "identity": "proved exactly",
     "bound": "bound holds",
@@ -239,26 +234,6 @@ def read_records(folder=None) -> list[Record]:
 def records_folder() -> Path:
     """Where records are kept: `$KDLIB_RECORDS`, or `_build/quick/records` of the repository."""
     return Path(os.environ.get("KDLIB_RECORDS") or ROOT / "_build" / "quick" / "records")
-
-
-def device_name() -> str:
-    """What JAX computes on, e.g. "cpu" or "NVIDIA H100"."""
-    return jax.devices()[0].device_kind
-
-
-@lru_cache(maxsize=1)
-def provenance() -> dict:
-    """What the run was made with: versions, platform, and a hash of kdlib's source."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "kdlib").rglob("*.py")):
-        digest.update(path.read_bytes())
-    versions = {name: version(name) for name in ("jax", "jaxlib", "neural-tangents", "numpy", "scipy")}
-    return {
-        "python": platform.python_version(),
-        **versions,
-        "machine": platform.machine(),
-        "kdlib": digest.hexdigest()[:12],
-    }
 
 
 def table(records=None) -> str:

@@ -77,6 +77,31 @@ class Several:
 
 
 @dataclass(frozen=True)
+class Fields:
+    """A dictionary of arguments of `of`, a class that checks them itself."""
+
+    of: type
+
+    def problem(self, value):
+        """What is wrong with `value`, or None."""
+        if not isinstance(value, dict):
+            return f"must be a dictionary of {self.of.__name__}'s fields, not {value!r}"
+        try:
+            self.of(**value)
+        except (TypeError, ValueError) as error:
+            return f"is not a {self.of.__name__}: {error}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string, empty for a default."""
+
+    def problem(self, value):
+        """What is wrong with `value`, or None."""
+        return None if isinstance(value, str) else f"must be a text, not {value!r}"
+
+
+@dataclass(frozen=True)
 class Folder:
     """An existing folder, or the empty string for the default one."""
 
@@ -94,7 +119,7 @@ def check(namespace, **rules):
     namespace
         the notebook's `globals()`.
     rules
-        one rule (`Integer`, `Real`, `Choice`, `Several`, `Folder`) for each parameter.
+        one rule (`Integer`, `Real`, `Choice`, `Several`, `Fields`, `Text`, `Folder`) for each parameter.
 
     Raises
     ------

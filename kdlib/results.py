@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 
-from kdlib.ledger import ROOT, device_name, provenance, records_folder
+from kdlib.ledger import records_folder
+from kdlib.provenance import ROOT, device_name, provenance
 
 
 def save(name, rows):

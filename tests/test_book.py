@@ -18,7 +18,8 @@ import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
 
-from kdlib.ledger import ROOT, read_records
+from kdlib.ledger import read_records
+from kdlib.provenance import ROOT
 from kdlib.statements import CHAPTERS, STATEMENTS
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))

@@ -1,0 +1,87 @@
+"""Supervision complexity along a student's training, under the student's own kernel of the moment (N3)."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import softmax
+from tqdm import tqdm
+
+from kdlib.complexity import supervision_complexity
+from kdlib.kernels import empirical_ntk
+from kdlib.measures import agreement, centred_kernel_alignment
+from kdlib.provenance import device_name, provenance
+from kdlib.runs import code_hash
+
+
+def complexity_along(students, teacher, dataset, *, points, ridge=1e-3, progress=True):
+    """Complexity of what the teacher says to each student, at each of its checkpoints.
+
+    The kernel is the empirical NTK of all outputs in inference mode, in float64, on `points` validation images, on which
+    nothing was trained; the supervision the teacher's probabilities there at the student's temperature, less `1/C`.
+
+    Parameters
+    ----------
+    students
+        `Finished` runs, of methods "offline", "early-stopped" or "online".
+    teacher
+        the `Finished` run that supervised them.
+    ridge
+        in units of the kernel's mean diagonal. A trained ReLU network can have outputs that no parameter moves on their
+        own: then the kernel is singular to rounding, and without a ridge the number is not one.
+
+    Returns
+    -------
+    A row for each student and checkpoint: `adjusted` complexity, with the ridge and without ("" where the kernel is
+    singular), and with it over the root mean square of the supervision,
+    alignment (CKA) of the kernel (summed over outputs) with the teacher's, its condition number and mean diagonal, and the
+    agreement with the teacher on the points.
+    """
+    images = np.unique(dataset.validation.images[:points], axis=0)  # equal images make the kernel singular
+    steps = [step for step in teacher.trained.steps if step]
+    jobs = [(student, step) for student in students for step in student.trained.steps]
+    teacher_grams, found = {}, []
+    for student, step in tqdm(jobs, desc="kernels", disable=not progress):
+        row, network = student.row, student.trained.network
+        share = step / student.trained.steps[-1]
+        stage = stage_of(row, steps, share)
+        if stage not in teacher_grams:
+            variables = teacher.trained.variables(stage)
+            teacher_grams[stage] = empirical_ntk(
+                teacher.trained.network, variables, images, outputs="sum", dtype=np.float64, progress=False
+            )
+        logits = teacher.trained.logits(images, stage)
+        targets = softmax(logits / row["temperature"], axis=1) - 1 / logits.shape[1]
+        gram = empirical_ntk(network, student.trained.variables(step), images, dtype=np.float64, progress=False)
+        flat = gram.reshape(targets.size, targets.size)
+        mean, size = float(np.trace(flat) / len(flat)), float(np.sqrt(np.mean(targets**2)))
+        adjusted = float(supervision_complexity(gram, targets, ridge=ridge * mean).adjusted)
+        try:
+            without = float(supervision_complexity(gram, targets).adjusted)
+        except (ValueError, np.linalg.LinAlgError):
+            without = ""
+        values = np.linalg.eigvalsh(flat)
+        about = ("run", "network", "data", "noise", "train_examples", "method", "temperature", "soft_ratio", "seed")
+        found.append(
+            {
+                **{name: row[name] for name in (*about, "teacher_network")},
+                "step": step, "share": share, "teacher_step": stage, "points": len(images),
+                "ridge": ridge, "adjusted": adjusted, "adjusted_per_size": adjusted / size, "adjusted_without_ridge": without,
+                "size": size,
+                "condition": float(values[-1] / values[0]), "mean_diagonal": mean,
+                "kernel_alignment": centred_kernel_alignment(np.einsum("icjc->ij", gram), teacher_grams[stage]),
+                "fidelity": agreement(student.trained.logits(images, step), logits),
+                "data_sha256": row["data_sha256"], "code": code_hash("kdlib.along"), "device": device_name(), **provenance(),
+            }
+        )  # fmt: skip
+    return found
+
+
+def stage_of(row, steps, share):
+    """Which of a teacher's `steps` supervises the student of `row` when a `share` of its training is over."""
+    if row["method"] == "early-stopped":
+        return int(row["teacher_step"])
+    if row["method"] not in ("offline", "online"):
+        raise ValueError(f"the supervision of {row['method']!r} is not this teacher's")
+    if row["method"] == "offline":
+        return steps[-1]
+    return next(step for step in steps if share <= step / steps[-1] + 0.01)  # steps are whole numbers, shares are not

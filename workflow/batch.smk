@@ -1,0 +1,61 @@
+# The batch of a scale: teachers, then students, then kernels along their trainings, then tables. Each node is a
+# papermill run of a notebook of the book; its parameters are Snakemake parameters, so that a changed scale re-runs only
+# what is new. Inside a node, a training that has ended is read and a killed one goes on (`kdlib.runs`).
+import json
+import sys
+
+sys.path.insert(0, str(Path.cwd()))
+from kdlib.runs import DEPENDS, code_files
+from workflow import plan
+
+PLACES = dict(entry.split("=", 1) for entry in config.get("data", "").split(";") if entry)
+NODES = {(node.kind, node.key): node for node in plan.nodes(BATCH, PLACES)}
+TRAINING = [os.path.relpath(path) for path in code_files(*DEPENDS)]
+ALONG = [os.path.relpath(path) for path in code_files("kdlib.along")]
+HERE = f"_build/{BATCH}/batch"
+
+
+def rows_of(*kinds):
+    return [f"{HERE}/{kind}/{key}.csv" for kind, key in NODES if kind in kinds]
+
+
+rule node:
+    wildcard_constraints:
+        kind="|".join(plan.NOTEBOOKS),
+        key="|".join(sorted({re.escape(key) for _, key in NODES})) or "none",
+    input:
+        lambda wildcards: ALONG if wildcards.kind == "complexity" else TRAINING,
+        lambda wildcards: [f"{HERE}/{kind}/{key}.csv" for kind, key in NODES[wildcards.kind, wildcards.key].needs],
+        DATA,
+        config["lock"],
+        notebook=lambda wildcards: f"book/{plan.NOTEBOOKS[wildcards.kind]}.ipynb",
+    output:
+        notebook=f"{HERE}/{{kind}}/{{key}}.ipynb",
+        rows=f"{HERE}/{{kind}}/{{key}}.csv",
+    params:
+        given=lambda wildcards, output: json.dumps(
+            {
+                **NODES[wildcards.kind, wildcards.key].parameters,
+                "folder": str(Path(f"_build/{BATCH}/runs").resolve()),
+                "rows": str(Path(output.rows).resolve()),
+            }
+        ),
+    log:
+        f"{HERE}/{{kind}}/{{key}}.log",
+    resources:
+        gpu=1,
+    retries: int(config.get("retries", 0))
+    shell:
+        "python -m workflow.execute {input.notebook} {output.notebook} --gpu --parameters {params.given:q} >{log} 2>&1"
+        " || {{ tail -n 5 {log} >&2; exit 1; }}"
+
+
+rule batch_table:
+    wildcard_constraints:
+        table="11_runs|11_along",
+    input:
+        lambda wildcards: rows_of("complexity") if wildcards.table == "11_along" else rows_of("teacher", "student"),
+    output:
+        f"_build/{BATCH}/records/{{table}}.csv",
+    shell:
+        "python -m workflow.tables {output} {input}"

@@ -1,0 +1,95 @@
+"""What the batch of a scale consists of: teachers, students and kernels, each a notebook with its parameters.
+
+`nodes(scale)` reads the `batch` section of `workflow/scales/SCALE.yaml`; the Snakefile makes rules of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+SCALES = Path(__file__).resolve().parent / "scales"
+NOTEBOOKS = {"teacher": "11_1_teacher", "student": "11_2_student", "complexity": "11_3_complexity"}
+SECTION = {
+    "seeds", "stages", "points", "methods", "along", "ridge", "temperatures", "soft_ratios", "temperature_scaling", "tasks",
+    "teachers", "students",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Node:
+    """One notebook run.
+
+    Attributes
+    ----------
+    kind, key
+        "teacher", "student" or "complexity", and a name that is unique among them.
+    parameters
+        of the notebook, but for `folder` and `rows`.
+    needs
+        `(kind, key)` of the nodes before it.
+    trainings
+        `(network, epochs times examples)` of each training in it; the teacher's own not in a student's.
+    """
+
+    kind: str
+    key: str
+    parameters: dict
+    needs: tuple = ()
+    trainings: tuple = field(default=())
+
+
+def read(scale: str) -> dict:
+    """The scale's file, whole."""
+    path = SCALES / f"{scale}.yaml"
+    if not path.exists():
+        raise SystemExit(f"no scale {scale!r}: choose from {', '.join(sorted(p.stem for p in SCALES.glob('*.yaml')))}")
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def nodes(scale: str, places: dict[str, str] | None = None) -> list[Node]:
+    """All nodes of a scale. `places` says where a task's data are, if not where its name says: `{name: path}`."""
+    batch = read(scale).get("batch")
+    if not batch:
+        return []
+    if wrong := SECTION ^ set(batch):
+        raise SystemExit(f"workflow/scales/{scale}.yaml: the batch section misses or does not know {sorted(wrong)}")
+    found = []
+    variants = len(batch["temperatures"]) * len(batch["soft_ratios"])
+    count = sum(1 if method == "baseline" else variants for method in batch["methods"])
+    for task_name, task in batch["tasks"].items():
+        task = {**task, "data": (places or {}).get(task["data"], task["data"])}
+        for teacher, teacher_recipe in batch["teachers"].items():
+            teacher_recipe = _of_task(teacher_recipe, task_name)
+            for seed in batch["seeds"]:
+                about = {"task": task, "seed": seed, "stages": batch["stages"]}
+                first = ("teacher", f"{task_name}.{teacher}.{seed}")
+                amount = teacher_recipe["epochs"] * task["train_examples"]
+                found.append(
+                    Node(*first, {**about, "network": teacher, "recipe": teacher_recipe}, (), ((teacher, amount),))
+                )
+                for student, recipe in batch["students"].items():
+                    recipe = _of_task(recipe, task_name)
+                    key = f"{task_name}.{teacher}.{student}.{seed}"
+                    common = {
+                        **about, "teacher_network": teacher, "teacher_recipe": teacher_recipe, "network": student,
+                        "recipe": recipe, "temperatures": batch["temperatures"], "soft_ratios": batch["soft_ratios"],
+                        "temperature_scaling": batch["temperature_scaling"],
+                    }  # fmt: skip
+                    trainings = ((student, recipe["epochs"] * task["train_examples"]),) * count
+                    found.append(Node("student", key, {**common, "methods": batch["methods"]}, (first,), trainings))
+                    found.append(
+                        Node(
+                            "complexity", key, {**common, "methods": batch["along"], "points": batch["points"], "ridge": batch["ridge"]},
+                            (first, ("student", key)),
+                        )
+                    )  # fmt: skip
+    return found
+
+
+def _of_task(recipe, task_name):
+    """A recipe, with what it says for this task only (under `tasks`) put in its place."""
+    own = recipe.get("tasks", {}).get(task_name, {})
+    return {name: value for name, value in {**recipe, **own}.items() if name != "tasks"}
