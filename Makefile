@@ -1,10 +1,13 @@
 # Everything a fresh machine needs: `make book` builds the book by running it, `make test` tests it.
-# Options: ACCELERATOR=cuda (JAX for an NVIDIA GPU), SCALE=quick, PYTHON=python3.12, JOBS=2 (chapters at a time).
+# Options: ACCELERATOR=cuda (JAX for an NVIDIA GPU), SCALE=quick, PYTHON=python3.12, JOBS=2 (chapters at a time), and for
+# `make reproduce` DATA="name=path ..." (images that are not where they are expected) and PROFILE (of a cluster).
 
 PYTHON ?= python3
 ACCELERATOR ?= cpu
 SCALE ?= quick
-JOBS ?= 1
+JOBS ?= 2
+DATA ?=
+PROFILE ?=
 
 ifeq ($(ACCELERATOR),cuda)
   VENV := .venv-cuda
@@ -20,15 +23,22 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONWARNINGS ?= ignore::DeprecationWarning
 export XLA_PYTHON_CLIENT_PREALLOCATE ?= false
+# Compiled functions are kept from one process to the next.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/_build/jax-cache
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
-.PHONY: book test environment outputs results browser lint benchmark benchmark-ntk certified lock clean
+.PHONY: book test reproduce environment outputs results browser lint benchmark benchmark-ntk certified lock clean
 
 book: environment
 	@python -m workflow.book --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK)
 
 test: book browser
 	@ruff check . && ruff format --check .
-	@KDLIB_RECORDS=$(CURDIR)/_build/test-records KDLIB_LOCK=$(LOCK) python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+	@KDLIB_RECORDS=$(CURDIR)/_build/test-records KDLIB_LOCK=$(LOCK) python -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+# The papers' experiments at a scale: trainings, kernels, tables. Killed, it goes on where it was.
+reproduce: environment
+	@python -m workflow.reproduce --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK) $(if $(PROFILE),--profile $(PROFILE) --retries 3) $(if $(DATA),--data $(DATA))
 
 # The environment, from the hashed lock. uv where there is one, pip where not.
 environment: $(VENV)/.installed
@@ -55,8 +65,9 @@ outputs: book
 	@python -m workflow.store_outputs $(filter-out %.failed.ipynb %.partial.ipynb,$(wildcard _build/$(SCALE)/notebooks/[0-9][0-9]_*.ipynb))
 	@python -m workflow.book --scale $(SCALE) --lock $(LOCK) --touch >/dev/null 2>&1
 
-# Run a scale and keep its tables, with their provenance, for readers who cannot.
-results: book
+# Keep a scale's tables, with their provenance, for readers who cannot run it: of chapters after `make book SCALE=...`, of
+# experiments after `make reproduce SCALE=...`.
+results: environment
 	@mkdir -p results/$(SCALE) && cp _build/$(SCALE)/records/*.csv results/$(SCALE)/ && ls results/$(SCALE)
 
 lint: environment

@@ -1,12 +1,14 @@
 """Small tables of results: saved by a run with their provenance, committed for readers who cannot repeat it.
 
-A chapter saves a table in its records folder; `make results SCALE=standard` runs the scale and copies its tables to
+The batch (`make reproduce`) leaves `11_runs` (one row a training) and `11_along` (one row a kernel). A chapter saves a table in its records folder; `make results SCALE=standard` runs the scale and copies its tables to
 `results/standard/`, from where `published` reads them back, whoever ran them and wherever.
 """
 
 from __future__ import annotations
 
 import csv
+
+import numpy as np
 
 from kdlib.ledger import records_folder
 from kdlib.provenance import ROOT, device_name, provenance
@@ -34,3 +36,105 @@ def published(name, scale):
         return []
     with open(path, newline="") as handle:
         return list(csv.DictReader(handle))
+
+
+def batch(name, scale):
+    """A table of the batch: this machine's, if it has run the scale, else the published one, else empty.
+
+    Values that are numbers are floats; empty ones are None.
+    """
+    fresh = ROOT / "_build" / scale / "records" / f"{name}.csv"
+    if fresh.exists():
+        with open(fresh, newline="") as handle:
+            rows = list(csv.DictReader(handle))
+    else:
+        rows = published(name, scale)
+    return [{column: _value(column, text) for column, text in row.items()} for row in rows]
+
+
+def online_against_offline(runs, along):
+    """Online less offline students of a batch (N3), seed by seed.
+
+    Parameters
+    ----------
+    runs, along
+        the tables `11_runs` and `11_along`.
+
+    Returns
+    -------
+    A dictionary for each data set, teacher, student and temperature, with `(seeds,)` arrays: `gain` in accuracy (points);
+    `growth`, log of the adjusted complexity of the online supervision at the end over that at the first stage; `saved`,
+    log of the offline supervision's complexity over the online one's, mean of the stages. Each under the student's own
+    kernel.
+    """
+    along = [
+        {**row, "log": float(np.log(row["adjusted"])), "stage": round(row["share"], 2)} for row in along if row["share"]
+    ]
+    stages = sorted({row["stage"] for row in along})
+    found = []
+    for temperature in sorted({row["temperature"] for row in runs if row["method"] == "online"}):
+        online, offline = ({"method": method, "temperature": temperature} for method in ("online", "offline"))
+        gain = paired(runs, "test_accuracy", online, offline)
+        growth = paired(along, "log", {**online, "stage": stages[-1]}, {**online, "stage": stages[0]}) if stages else {}
+        saved = [paired(along, "log", {**offline, "stage": stage}, {**online, "stage": stage}) for stage in stages]
+        for case in gain:
+            if case in growth and len(growth[case]) == len(gain[case]):
+                found.append(
+                    {
+                        **dict(zip(("data", "noise", "teacher", "student"), case, strict=True)), "temperature": temperature,
+                        "gain": 100 * np.array(gain[case]), "growth": np.array(growth[case]),
+                        "saved": np.mean([of[case] for of in saved], axis=0),
+                    }
+                )  # fmt: skip
+    return found
+
+
+def published_scales(name):
+    """The scales of which a table has been committed."""
+    return sorted(path.parent.name for path in (ROOT / "results").glob(f"*/{name}.csv"))
+
+
+def paired(rows, metric, first, second, by=("data", "noise", "teacher_network", "network")):
+    """Differences of a metric between two kinds of runs with the same seed.
+
+    Parameters
+    ----------
+    rows
+        dictionaries, as `batch` gives them.
+    metric
+        a column of numbers.
+    first, second
+        what the rows of each kind have, e.g. `{"method": "online", "temperature": 4.0}`.
+    by
+        columns that tell cases apart.
+
+    Returns
+    -------
+    `{case: [first - second for each seed that both have, by seed]}`; ValueError if two rows answer one description.
+    """
+    found = []
+    for wanted in (first, second):
+        of = {}
+        for row in rows:
+            if all(row.get(column) == value for column, value in wanted.items()):
+                key = tuple(row[column] for column in by), row["seed"]
+                if key in of:
+                    raise ValueError(f"two rows for {wanted} and {key}: say more about them")
+                of[key] = row[metric]
+        found.append(of)
+    both = sorted(set(found[0]) & set(found[1]), key=str)
+    differences = {}
+    for case, seed in both:
+        differences.setdefault(case, []).append(found[0][case, seed] - found[1][case, seed])
+    return differences
+
+
+def _value(column, text):
+    if text == "":
+        return None
+    if column in ("run", "teacher", "code", "kdlib", "data_sha256"):  # hashes can look like numbers
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return text

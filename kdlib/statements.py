@@ -19,7 +19,7 @@ CHAPTERS = {
     8: ("08_online_distillation", "Online distillation"),
     9: ("09_bridge", "One quantity behind both papers"),
     10: ("10_width", "Where the theory stops"),
-    11: (None, "The papers' experiments at scale"),
+    11: ("11_experiments", "The papers' experiments"),
 }  # number -> (notebook, or None while it is unwritten; title)
 
 
@@ -72,7 +72,7 @@ STATEMENTS = {
         Statement("O3", "The early-stopping trade-off", 7),
         Statement("N1", "Online and offline meet in the limit", 8),
         Statement("N2", "Online distillation is a double filter", 8, new_here=True),
-        Statement("N3", "Online distillation of finite networks", 11),
+        Statement("N3", "Online distillation of finite networks", 8),
         Statement("B1", "The two papers' quantities are one", 9, new_here=True),
         Statement("B2", "The bound improves exactly when data inefficiency is below one", 9, new_here=True),
     )

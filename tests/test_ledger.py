@@ -82,7 +82,7 @@ def test_misuse_is_refused(ledger, tmp_path):
     with pytest.raises(ValueError, match="already"):
         ledger.bound("R1", "x", 0.1, 0.2, twin=BAD)
     with pytest.raises(ValueError, match="no notebook"):
-        Ledger(chapter=11, folder=tmp_path).bound("R1", "x", 0.1, 0.2, twin=BAD)
+        Ledger(chapter=99, folder=tmp_path).bound("R1", "x", 0.1, 0.2, twin=BAD)
 
 
 def test_a_new_run_replaces_the_chapters_records(tmp_path):

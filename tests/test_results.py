@@ -32,3 +32,29 @@ def test_published_tables(tmp_path, monkeypatch):
     (tmp_path / "results" / "standard").mkdir(parents=True)
     (tmp_path / "results" / "standard" / "x.csv").write_text('a,b\n1,"2, 3"\n')
     assert results.published("x", "standard") == [{"a": "1", "b": "2, 3"}]
+
+
+def test_the_batch_s_table_is_this_machine_s_or_the_published_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    assert results.batch("11_runs", "x") == [] and results.published_scales("11_runs") == []
+    for folder, value in (("results/x", 1), ("_build/x/records", 2)):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "11_runs.csv").write_text(f"a,b,code,network\n{value},,12e345678901,lenet\n")
+        assert results.batch("11_runs", "x") == [{"a": value, "b": None, "code": "12e345678901", "network": "lenet"}]
+    assert results.published_scales("11_runs") == ["x"]
+
+
+def test_runs_are_paired_by_seed():
+    rows = [
+        dict(data="d", noise=0.0, teacher_network="t", network=n, method=m, seed=s, accuracy=a)
+        for n, m, s, a in (
+            ("x", "on", 0, 3),
+            ("x", "off", 0, 1),
+            ("x", "on", 1, 7),
+            ("x", "off", 1, 2),
+            ("y", "on", 0, 5),
+        )
+    ]
+    assert results.paired(rows, "accuracy", {"method": "on"}, {"method": "off"}) == {("d", 0.0, "t", "x"): [2, 5]}
+    with pytest.raises(ValueError, match="two rows"):
+        results.paired([*rows, rows[0]], "accuracy", {"method": "on"}, {"method": "off"})

@@ -3,6 +3,7 @@
 import argparse
 import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def build(scale: str, jobs: int, lock: str, touch: bool = False) -> int:
         command += ["--config", f"scale={scale}", f"lock={lock}"]
         if touch:
             command.append("--touch")
-        return subprocess.run(command, cwd=ROOT).returncode
+        return subprocess.run(command, cwd=ROOT, env={**os.environ, "KDLIB_JOBS": str(jobs)}).returncode
 
 
 def summarise(scale: str):

@@ -1,0 +1,93 @@
+"""Runs of the batch: read when they have ended, other folders for other questions, what depends on which code."""
+
+import numpy as np
+import pytest
+
+from kdlib import along, distill, runs
+from kdlib.measures import calibration_error, centred_kernel_alignment, margins
+from kdlib.runs import Task
+
+TASK = Task("fashion-mnist", 128, 60, 50, noise=0.25)
+RECIPE = {"epochs": 4, "batch_size": 32}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return TASK.load()
+
+
+@pytest.fixture(scope="module")
+def made(loaded, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return folder, runs.students(
+        TASK, *loaded, "perceptron", RECIPE, "perceptron", RECIPE, list(distill.METHODS), [1.0, 4.0], [1.0],
+        temperature_scaling="squared", seed=1, stages=2, folder=folder, progress=False,
+    )  # fmt: skip
+
+
+def test_noise_is_drawn_once_and_only_for_training(loaded):
+    dataset, labels = loaded
+    assert 0.1 < np.mean(labels != dataset.train.labels) < 0.4
+    np.testing.assert_array_equal(TASK.load()[1], labels)
+
+
+def test_every_way_of_supervision(made):
+    _, (teacher, students) = made
+    assert list(students) == [("baseline", 1.0, 0.0)] + [(m, t, 1.0) for m in distill.METHODS[1:] for t in (1.0, 4.0)]
+    rows = {key: student.row for key, student in students.items()}
+    last = teacher.trained.steps[-1]
+    assert rows["offline", 1.0, 1.0]["teacher"] == f"{teacher.row['run']}@{last}"
+    assert rows["online", 4.0, 1.0]["teacher"].endswith("@all")
+    assert rows["self", 1.0, 1.0]["teacher"] == f"{rows['baseline', 1.0, 0.0]['run']}@{last}"
+    assert rows["early-stopped", 1.0, 1.0]["teacher_step"] in teacher.trained.steps
+    assert all(0 <= row["fidelity"] <= 1 and row["data"] == "fashion-mnist" and row["code"] for row in rows.values())
+    starts = [student.trained.variables(0)["params"]["Dense_0"]["kernel"] for student in students.values()]
+    assert all(np.array_equal(start, starts[0]) for start in starts)
+
+
+def test_a_run_that_has_ended_is_read(made, loaded, monkeypatch):
+    folder, (teacher, _) = made
+    monkeypatch.setattr(distill, "train", lambda *a, **k: pytest.fail("trained again"))
+    arguments = (f"teacher-perceptron-{1}", TASK, *loaded, "perceptron", distill.Recipe(**RECIPE, seed=1), folder)
+    again = runs.run(*arguments, keep=[0.5], about={"role": "teacher", "method": "baseline"})
+    assert again.row == teacher.row
+    with pytest.raises(pytest.fail.Exception):
+        runs.run(*arguments, keep=[0.25])
+
+
+def test_complexity_along_a_training(made, loaded):
+    _, (teacher, students) = made
+    chosen = [students["offline", 1.0, 1.0], students["online", 1.0, 1.0]]
+    found = along.complexity_along(chosen, teacher, loaded[0], points=20, progress=False)
+    assert len(found) == 6 and {row["share"] for row in found} == {0, 0.5, 1}
+    online = [row for row in found if row["method"] == "online"]
+    assert [row["teacher_step"] for row in online] == [8, 8, 16]
+    assert all(row["adjusted"] <= row["adjusted_without_ridge"] and 0 < row["kernel_alignment"] <= 1 for row in found)
+    with pytest.raises(ValueError, match="not this teacher"):
+        along.complexity_along([students["self", 1.0, 1.0]], teacher, loaded[0], points=20, progress=False)
+
+
+def test_a_run_depends_on_the_code_that_it_runs_through():
+    names = {path.name for path in runs.code_files(*runs.DEPENDS)}
+    assert {"distill.py", "labels.py", "networks.py", "data.py", "measures.py", "runs.py"} <= names
+    assert not {"ledger.py", "statements.py", "along.py", "complexity.py"} & names
+    assert runs.code_hash() != runs.code_hash("kdlib.along")
+
+
+def test_measures_on_cases_with_known_answers():
+    logits = np.log(np.array([[0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.2, 0.8]]))
+    np.testing.assert_allclose(calibration_error(logits, [0, 0, 0, 0, 1]), 0.2)
+    np.testing.assert_allclose(calibration_error(logits, [0, 0, 0, 1, 1]), 0, atol=1e-12)
+    np.testing.assert_allclose(margins(logits, [0, 0, 0, 0, 0]), np.log(4) * np.array([1, 1, 1, 1, -1]))
+    x = np.random.default_rng(0).normal(size=(9, 4))
+    np.testing.assert_allclose(centred_kernel_alignment(x @ x.T, 3 * x @ x.T + 5), 1)
+    y = np.random.default_rng(1).normal(size=(9, 4))
+    assert 0 < centred_kernel_alignment(x @ x.T, y @ y.T) < 0.9
+    with pytest.raises(ValueError, match="constant"):
+        centred_kernel_alignment(np.ones((3, 3)), np.eye(3))
+
+
+@pytest.mark.parametrize("wrong", [dict(train_examples=0), dict(test_examples=1.5), dict(noise=1.0)])
+def test_tasks_are_checked(wrong):
+    with pytest.raises(ValueError):
+        Task(**{**dict(data="x", train_examples=1, validation_examples=1, test_examples=1), **wrong})

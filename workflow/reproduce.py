@@ -1,0 +1,180 @@
+"""Run the batch of a scale: teachers, students, kernels, tables, and the pages that show them.
+
+`make reproduce SCALE=quick`, or `python -m workflow.reproduce --help`. On this machine, or through a Snakemake profile on
+a cluster (`workflow/profiles`). Killed, it goes on where it was when it is called again.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from workflow import plan, slots
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def command(options) -> list[str]:
+    """Snakemake's command line."""
+    words = ["snakemake", "--snakefile", "workflow/Snakefile", "--directory", str(ROOT), "--nolock"]
+    words += ["--rerun-incomplete", "--keep-going", "--quiet", "rules", "host", "reason"]
+    config = [f"batch={options.scale}", f"lock={options.lock}", f"retries={options.retries}"]
+    words += ["--config", *config, *([f"data={';'.join(options.data)}"] if options.data else [])]
+    if options.profile:
+        words += ["--workflow-profile", str(options.profile)]
+    else:
+        words += ["--cores", str(options.jobs)]
+        if devices := slots.gpus():
+            words += ["--resources", f"gpu={len(devices)}"]
+    if options.dry_run:
+        words.append("--dry-run")
+    tables = [f"_build/{options.scale}/records/{table}.csv" for table in ("11_runs", "11_along")]
+    return [*words, "--", *(tables if options.tables_only else ["reproduce"])]
+
+
+def finished_runs(scale: str) -> list[dict]:
+    """The rows of all trainings of this scale that have ended, of any code."""
+    found = []
+    for path in (ROOT / "_build" / scale / "runs").glob("*/run.json"):
+        found.append(json.loads(path.read_text())["row"])
+    return found
+
+
+def progress(scale: str, nodes, jobs: int, since: float) -> str:
+    """One line: trainings, kernels, device-hours, and what is left by the rates of what has ended."""
+    place = ROOT / "_build" / scale / "batch"
+    done = {(node.kind, node.key) for node in nodes if (place / node.kind / f"{node.key}.csv").exists()}
+    rows = finished_runs(scale)
+    rates, ended, hours = defaultdict(list), defaultdict(int), defaultdict(float)
+    for row in rows:
+        if row["images_per_second"] == row["images_per_second"]:
+            rates[row["network"]].append(row["images_per_second"])
+        hours[row["device"]] += row["seconds"] / 3600
+        fresh = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since)) <= row["finished"]
+        ended[row["data"], row["network"], row["seed"]] += fresh
+    total = sum(len(node.trainings) for node in nodes)
+    count, left, unknown = 0, 0.0, False
+    for node in nodes:
+        whose = (
+            Path(node.parameters["task"]["data"]).name.split(".")[0],
+            node.parameters["network"],
+            node.parameters["seed"],
+        )
+        here = len(node.trainings) if (node.kind, node.key) in done else min(ended[whose], len(node.trainings))
+        count += here
+        for network, amount in node.trainings[here:]:
+            known = rates.get(network)
+            unknown |= not known
+            left += amount / (sorted(known)[len(known) // 2]) if known else 0.0
+    kernels = [node for node in nodes if node.kind == "complexity"]
+    line = f"trainings {count} of {total}, kernels {sum((n.kind, n.key) in done for n in kernels)} of {len(kernels)} students"
+    line += "; " + ", ".join(f"{value:.2f} hours on {device}" for device, value in hours.items()) if hours else ""
+    if left:
+        line += f"; trainings left: about {left / jobs / 60:.0f} min" + (" and what has no rate yet" if unknown else "")
+    return line
+
+
+def watch(options, nodes, stop: threading.Event):
+    """Print a line of progress when it has changed, every few seconds."""
+    since, last = time.time(), ""
+    while not stop.wait(10):
+        line = progress(options.scale, nodes, max(1, options.jobs), since)
+        if line != last:
+            print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
+        last = line
+
+
+def run(options) -> int:
+    """Run the batch; the exit status of Snakemake."""
+    nodes = plan.nodes(options.scale, dict(entry.split("=", 1) for entry in options.data))
+    if not nodes:
+        sys.exit(f"the scale {options.scale!r} has no batch section")
+    build = ROOT / "_build"
+    build.mkdir(exist_ok=True)
+    environment = {**os.environ, "KDLIB_JOBS": str(options.jobs)}
+    with open(build / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("another build is running in this folder: wait for it, or stop it")
+        stop = threading.Event()
+        thread = threading.Thread(target=watch, args=(options, nodes, stop), daemon=True)
+        if not options.dry_run:
+            thread.start()
+        status = subprocess.run(command(options), cwd=ROOT, env=environment).returncode
+        stop.set()
+    if options.dry_run:
+        return status
+    print(progress(options.scale, nodes, max(1, options.jobs), time.time()))
+    for path in sorted((build / options.scale).rglob("*.failed.ipynb")):
+        print(
+            f"failed: {path.relative_to(ROOT)} (its log: {path.with_name(path.name.replace('.failed.ipynb', '.log')).name})"
+        )
+    if not status:
+        print(f"tables: {build / options.scale / 'records'}; pages: {build / options.scale / 'pages'}")
+    return status
+
+
+def estimate(options):
+    """What the scale's trainings cost, by the rates of published runs; operations where a network has none."""
+    import csv
+
+    from kdlib.provenance import ROOT as root
+
+    amounts, rates = defaultdict(float), defaultdict(list)
+    for node in plan.nodes(options.scale):
+        for network, amount in node.trainings:
+            amounts[network] += amount
+    for path in (root / "results").glob("*/11_runs.csv"):
+        for row in csv.DictReader(path.open(newline="")):
+            if row["images_per_second"] not in ("", "nan"):
+                rates[row["network"], row["device"]].append(float(row["images_per_second"]))
+    print(f"{options.scale}: images to train on, in passes forward and back")
+    for network, amount in amounts.items():
+        operations = amount * training_operations(network) / 1e15
+        known = {device: sorted(v)[len(v) // 2] for (name, device), v in rates.items() if name == network}
+        measured = "; ".join(
+            f"{amount / rate / 3600:.1f} hours at {rate:.0f} images/s on {device}" for device, rate in known.items()
+        )
+        print(
+            f"  {network:<20}{amount / 1e6:10.1f} million images, {operations:10.1f} PFLOP; {measured or 'no measured rate'}"
+        )
+
+
+def training_operations(network: str, size: int = 32, batch: int = 8) -> float:
+    """Floating-point operations of a training step for one image of `size` x `size` x 3, as XLA counts them."""
+    import jax
+    import jax.numpy as jnp
+
+    from kdlib.distill import Recipe, _step
+    from kdlib.networks import named
+
+    module = named(network, 10)
+    step_once, optimiser = _step(module, Recipe(batch_size=batch), 10, None)
+    images = jnp.zeros((batch, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), images)
+    moments = jax.eval_shape(optimiser.init, variables["params"])
+    rows, labels = jnp.arange(batch), jnp.zeros(batch, jnp.int32)
+    lowered = step_once.lower(variables, moments, rows, jax.random.key(1), jnp.uint32(0), images, labels, None)
+    return lowered.cost_analysis()["flops"] / batch
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", default="quick")
+    parser.add_argument("--jobs", type=int, default=1, help="at a time, on this machine")
+    parser.add_argument("--data", nargs="*", default=[], metavar="NAME=PATH", help="where a task's images are")
+    parser.add_argument("--profile", type=Path, help="of a cluster: workflow/profiles/slurm or kubernetes")
+    parser.add_argument("--retries", type=int, default=0, help="of a job that fails; it resumes")
+    parser.add_argument("--lock", default="requirements/requirements.lock", help="the environment's lock")
+    parser.add_argument("--tables-only", action="store_true", help="leave out the pages")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run")
+    parser.add_argument("--estimate", action="store_true", help="say what it would cost, and run nothing")
+    arguments = parser.parse_args()
+    sys.exit(estimate(arguments) if arguments.estimate else run(arguments))
