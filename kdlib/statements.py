@@ -117,18 +117,21 @@ CLAIMS = (
     ),
     Claim(
         7, _HARUTYUNYAN, "Early stopping of the teacher is justified.", ("O1", "O2", "O3"),
-        "With label noise it is, for kernels and networks; without noise there is nothing to gain. The complexity grows "
-        "along a teacher's training on images, and is guaranteed to only for kernels that commute.",
+        "With much label noise and the right moment it is, for kernels and networks; without noise there is nothing to gain. "
+        "Stopped by its own cross-entropy, a small network is stopped too early or not at all. The complexity grows along a "
+        "teacher's training on images, and is guaranteed to only for kernels that commute.",
     ),
     Claim(
         8, _HARUTYUNYAN, "Temperature scaling is justified.", ("T1", "T2", "T3"),
-        "For students that interpolate; and by the shape it gives to the supervision, not by its scale.",
+        "For students that interpolate; and by the shape it gives to the supervision, not by its scale. In the small networks "
+        "of the batch a higher temperature helps some and hurts others, hardly beyond the intervals.",
     ),
     Claim(
         9, _HARUTYUNYAN, "Online distillation gives increasingly complex supervision, and works on a range of image benchmarks.",
         ("N1", "N2", "N3"),
-        "Increasingly complex it is. In the kernel regime an online student is a delayed one: ahead if both train too "
-        "long, behind if too briefly, and no better for whoever chooses the time.",
+        "Increasingly complex it is, for finite networks too. In the kernel regime an online student is a delayed one: ahead if "
+        "both train too long, behind if too briefly, and no better for whoever chooses the time. Of the small finite students "
+        "of the batch some gain and some lose.",
     ),
     Claim(10, _REVIEWS, "The theory needs an over-parameterised student, and practical students are small.", ("C2",)),
     Claim(11, _REVIEWS, "Convergence of the student is assumed, not guaranteed.", ("C1", "C2")),

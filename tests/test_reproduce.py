@@ -269,9 +269,7 @@ def test_on_slurm_with_a_job_killed(place, slurm, tmp_path):
     write(place, {**TINY, "seeds": [7]})
     runs = place / "_build" / "tiny" / "runs"
     driver = reproduce(place, "--profile", str(tmp_path / "profile"), "--retries", "2")
-    wait_for(
-        lambda: list(runs.glob("teacher-perceptron-7-*/checkpoints/*.msgpack")), "a checkpoint by a Slurm job", 240
-    )
+    wait_for(lambda: list(runs.glob("teacher-perceptron-7-*/state.msgpack")), "a state by a Slurm job", 240)
     queue = subprocess.run(["squeue", "-h", "-o", "%i %T"], capture_output=True, text=True).stdout.split()
     assert "RUNNING" in queue
     first = next(runs.glob("teacher-perceptron-7-*/checkpoints/*.msgpack"))
