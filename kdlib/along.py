@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 from scipy.special import softmax
 from tqdm import tqdm
 
+from kdlib import checkpoints
 from kdlib.complexity import supervision_complexity
 from kdlib.kernels import empirical_ntk
 from kdlib.measures import agreement, centred_kernel_alignment
@@ -16,8 +19,8 @@ from kdlib.runs import code_hash
 def complexity_along(students, teacher, dataset, *, points, ridge=1e-3, progress=True):
     """Complexity of what the teacher says to each student, at each of its checkpoints.
 
-    The kernel is the empirical NTK of all outputs in inference mode, in float64, on `points` validation images, on which
-    nothing was trained; the supervision the teacher's probabilities there at the student's temperature, less `1/C`.
+    The kernel is the empirical NTK of all outputs in inference mode, in float64, on `points` validation images, on which nothing
+    was trained; the supervision the teacher's probabilities there at the student's temperature, less `1/C`.
 
     Parameters
     ----------
@@ -28,6 +31,8 @@ def complexity_along(students, teacher, dataset, *, points, ridge=1e-3, progress
     ridge
         in units of the kernel's mean diagonal. A trained ReLU network can have outputs that no parameter moves on their
         own: then the kernel is singular to rounding, and without a ridge the number is not one.
+
+    Each kernel's row is kept in its student's folder, and read if it is there: a killed call loses one kernel.
 
     Returns
     -------
@@ -41,6 +46,10 @@ def complexity_along(students, teacher, dataset, *, points, ridge=1e-3, progress
     jobs = [(student, step) for student in students for step in student.trained.steps]
     teacher_grams, found = {}, []
     for student, step in tqdm(jobs, desc="kernels", disable=not progress):
+        kept = student.trained.folder / f"complexity-{step}-{points}-{ridge:g}-{code_hash('kdlib.along')}.json"
+        if kept.exists():
+            found.append(json.loads(kept.read_text()))
+            continue
         row, network = student.row, student.trained.network
         share = step / student.trained.steps[-1]
         stage = stage_of(row, steps, share)
@@ -73,6 +82,7 @@ def complexity_along(students, teacher, dataset, *, points, ridge=1e-3, progress
                 "data_sha256": row["data_sha256"], "code": code_hash("kdlib.along"), "device": device_name(), **provenance(),
             }
         )  # fmt: skip
+        checkpoints.write(kept, json.dumps(found[-1]).encode())
     return found
 
 
@@ -84,4 +94,6 @@ def stage_of(row, steps, share):
         raise ValueError(f"the supervision of {row['method']!r} is not this teacher's")
     if row["method"] == "offline":
         return steps[-1]
-    return next(step for step in steps if share <= step / steps[-1] + 0.01)  # steps are whole numbers, shares are not
+    return next(
+        step for step in steps if share <= step / steps[-1] + 0.3 / len(steps)
+    )  # steps are whole numbers, shares are not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def _template(network, shape):
 def write(path, content):
     """Atomically, and on the disk before the name changes: neither a kill nor a power cut leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     with open(partial, "wb") as handle:
         handle.write(content)
         handle.flush()

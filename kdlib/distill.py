@@ -2,7 +2,8 @@
 
 The images stay on the device and a step is one compiled call. A teacher is applied in inference mode to the same,
 augmented batch as the student; where nothing is augmented its logits are computed once per stage and looked up by
-example. Deterministic for a seed on one device, also when the run was killed and resumed. (`kdlib.train` is the small
+example. Deterministic for a seed on a CPU with the same number of cores, also when the run was killed and resumed; on a
+GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true. (`kdlib.train` is the small
 version of this: everything in memory, no batch normalisation.)
 """
 
@@ -128,7 +129,8 @@ class TrainedRun:
     seconds
         of training, over all processes that worked on it; without what a killed one did after it last saved.
     images_per_second
-        in the steps of the last process, without compilation; NaN if it took fewer than two.
+        of the last process, from its first step on (so without compilation, but with saving and a teacher's passes over
+        all images at each stage); NaN if it took fewer than two steps.
     """
 
     network: object
@@ -234,8 +236,8 @@ def train(
             jax.block_until_ready(loss)
             first_done = (step, time.monotonic())
         if step in kept or time.monotonic() - saved > save_every:
-            if not np.isfinite(float(loss)):
-                raise FloatingPointError(f"the loss is not finite at step {step}: lower learning_rate")
+            if not (np.isfinite(float(loss)) and _finite(state["variables"])):
+                raise FloatingPointError(f"the loss or the weights are not finite at step {step}: lower learning_rate")
             if step in kept:
                 checkpoints.save_variables(folder / "checkpoints" / f"{step}.msgpack", state["variables"])
             save()
@@ -385,6 +387,11 @@ def _restored(path, state, problem):
         )
     found = serialization.from_state_dict(state, content)
     return {**found, "history": np.array(found["history"])}  # what was read cannot be written to
+
+
+@jax.jit
+def _finite(variables):
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)]).all()
 
 
 def _collect(history, losses, per_epoch, steps):

@@ -62,30 +62,48 @@ def online_against_offline(runs, along):
 
     Returns
     -------
-    A dictionary for each data set, teacher, student and temperature, with `(seeds,)` arrays: `gain` in accuracy (points);
-    `growth`, log of the adjusted complexity of the online supervision at the end over that at the first stage; `saved`,
-    log of the offline supervision's complexity over the online one's, mean of the stages. Each under the student's own
-    kernel.
+    A dictionary for each data set, teacher, student, temperature and soft ratio, with `(seeds,)` arrays: `gain` in accuracy
+    (points); `growth`, log of the adjusted complexity of the online supervision at the end over that at the end of the first
+    stage; `fixed`, the same of the offline supervision, whose answers do not change; `saved`, log of the offline
+    supervision's complexity over the online one's, mean of the stages. Each under the student's own kernel; `_per_size`: with
+    the root mean square of the supervision divided out.
     """
+    shares = {}
+    for row in along:
+        if row["share"]:
+            shares.setdefault(row["run"], set()).add(row["share"])
     along = [
-        {**row, "log": float(np.log(row["adjusted"])), "stage": round(row["share"], 2)} for row in along if row["share"]
-    ]
-    stages = sorted({row["stage"] for row in along})
-    found = []
+        {
+            **row, "stage": sorted(shares[row["run"]]).index(row["share"]) - len(shares[row["run"]]),  # -1 is the last
+            "first": row["share"] == min(shares[row["run"]]), "log": float(np.log(row["adjusted"])),
+            "log_per_size": float(np.log(row["adjusted_per_size"])),
+        }
+        for row in along if row["share"]
+    ]  # fmt: skip
+    by = ("data", "noise", "teacher_network", "network", "soft_ratio")
+    stages, found = sorted({row["stage"] for row in along}), []
     for temperature in sorted({row["temperature"] for row in runs if row["method"] == "online"}):
         online, offline = ({"method": method, "temperature": temperature} for method in ("online", "offline"))
-        gain = paired(runs, "test_accuracy", online, offline)
-        growth = paired(along, "log", {**online, "stage": stages[-1]}, {**online, "stage": stages[0]}) if stages else {}
-        saved = [paired(along, "log", {**offline, "stage": stage}, {**online, "stage": stage}) for stage in stages]
+        gain = paired(runs, "test_accuracy", online, offline, by)
+
+        def change(metric, wanted):
+            return paired(along, metric, {**wanted, "stage": -1}, {**wanted, "first": True}, by)
+
+        def saved(metric):
+            each = [paired(along, metric, {**offline, "stage": s}, {**online, "stage": s}, by) for s in stages]
+            return {case: np.mean([of[case] for of in each if case in of], axis=0) for case in each[-1]}
+
+        if not stages:
+            continue
+        measured = {
+            "growth": change("log", online), "growth_per_size": change("log_per_size", online), "fixed": change("log", offline),
+            "saved": saved("log"), "saved_per_size": saved("log_per_size"),
+        }  # fmt: skip
         for case in gain:
-            if case in growth and len(growth[case]) == len(gain[case]):
-                found.append(
-                    {
-                        **dict(zip(("data", "noise", "teacher", "student"), case, strict=True)), "temperature": temperature,
-                        "gain": 100 * np.array(gain[case]), "growth": np.array(growth[case]),
-                        "saved": np.mean([of[case] for of in saved], axis=0),
-                    }
-                )  # fmt: skip
+            if all(case in of and len(of[case]) == len(gain[case]) for of in measured.values()):
+                about = dict(zip(("data", "noise", "teacher", "student", "soft_ratio"), case, strict=True))
+                values = {name: np.array(of[case]) for name, of in measured.items()}
+                found.append({**about, "temperature": temperature, "gain": 100 * np.array(gain[case]), **values})
     return found
 
 

@@ -1,7 +1,7 @@
 """Trainings of the batch: their data, folders and rows. A run that has ended is never done again, a killed one resumes.
 
-A run's folder is named after what was asked for: data, network, recipe, teacher, and the code that it depends on. So a
-new seed or student adds folders, changed code or data make new ones, and nothing is overwritten.
+A run's folder is named after what was asked for: data, network, recipe, teacher (by its run), the code that it depends on
+and the versions of JAX, flax and optax; not after the device. So a new seed or student adds folders, changed code or data make new ones, and nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import ast
 import csv
 import fcntl
 import hashlib
+import io
 import json
 import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +96,7 @@ def run(name, task, dataset, labels, network, recipe, folder, *, teacher=None, t
     module = networks.named(network, len(dataset.classes))
     asked = {
         "task": task.about, "data": dataset.sha256, "network": network, "recipe": asdict(recipe), "keep": list(keep),
-        "teacher": teacher_name, "code": code_hash(),
+        "teacher": teacher_name, "code": code_hash(), "versions": [provenance()["jax"], version("flax"), version("optax")],
     }  # fmt: skip
     mark = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     place = Path(folder) / f"{name}-{mark}"
@@ -199,10 +201,11 @@ def students(
             distill.Recipe(**recipe, **convention, seed=seed), folder, teacher=supervisor, teacher_name=name,
             keep=[0, *keep], progress=progress,
             about={
-                "role": "student", "method": method, "teacher_network": teacher_network, "teacher_step": step or "",
-                "teacher_accuracy": teacher.row["test_accuracy"],
+                "role": "student", "method": method, "teacher_step": step or "",
             },
         )  # fmt: skip
+        # A baseline has no teacher, so its training is the same for all of them; its row says with which it is compared.
+        student.row.update(teacher_network=teacher_network, teacher_accuracy=teacher.row["test_accuracy"])
         student.row["fidelity"] = agreement(student.trained.logits(dataset.test.images), teacher_test)
         baseline = student if method == "baseline" else baseline
         if method in methods:
@@ -222,14 +225,11 @@ def _prefixed(prefix, values):
 def save_rows(path, rows):
     """Write rows (dictionaries) as CSV, whole or not at all; a row may lack columns that others have."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, columns, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    checkpoints.write(Path(path), text.getvalue().encode())
 
 
 @lru_cache

@@ -39,6 +39,24 @@ def test_plan_of_every_scale():
         plan.nodes("enormous")
 
 
+def test_where_the_data_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    (tmp_path / "c a;b.tar").write_text("x")
+    places = plan.save_places("standard", [f"cifar10={tmp_path / 'c a;b.tar'}"])
+    assert plan.saved_places("standard")[0] == places == {"cifar10": str(tmp_path / "c a;b.tar")}
+    before = plan.saved_places("standard")[1]
+    os.utime(tmp_path / "c a;b.tar", (1, 1))
+    plan.save_places("standard", [f"cifar10={tmp_path / 'c a;b.tar'}"])
+    assert plan.saved_places("standard")[1] != before  # changed data are a change
+    for wrong, message in (
+        ("cifar=/x", "one of cifar10"),
+        ("cifar10", "NAME=PATH"),
+        ("cifar10=/no/such", "nothing at"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            plan.save_places("standard", [wrong])
+
+
 def test_the_pages_show_the_first_of_the_quick_runs():
     import nbformat
 
@@ -51,10 +69,11 @@ def test_the_pages_show_the_first_of_the_quick_runs():
 
 
 def test_no_two_jobs_share_a_gpu(tmp_path):
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho GPU 0\necho GPU 1\n")
+    listed = ("GPU 0: X (UUID: GPU-a)", "  MIG 1g Device 0: (UUID: MIG-c)", "GPU 1: X (UUID: GPU-b)")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in listed))
     (tmp_path / "nvidia-smi").chmod(0o755)
     code = (
-        "import os, sys, time; from workflow import slots; locks = slots.settle(need_gpu=True);"
+        "import os, sys, time; from workflow import slots; locks = slots.settle(1, need_gpu=True);"
         "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.readline()"
     )
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "KDLIB_SLOTS": str(tmp_path / "slots")}
@@ -64,18 +83,30 @@ def test_no_two_jobs_share_a_gpu(tmp_path):
         return subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True, cwd=ROOT, env=environment)
 
     first, second = start(), start()
-    assert {first.stdout.readline().strip(), second.stdout.readline().strip()} == {"0", "1"}
+    assert {first.stdout.readline().strip(), second.stdout.readline().strip()} == {"GPU-a", "GPU-b"}
     third = start()
     assert not select.select([third.stdout], [], [], 2)[0], "a third job must wait"
     first.kill()  # however it ends, its GPU is free
-    assert third.stdout.readline().strip() in "01"
+    assert third.stdout.readline().strip() in ("GPU-a", "GPU-b")
     for process in (second, third):
         process.kill()
+    chosen = "from workflow import slots; print(slots.gpus())"  # an index and a name of one device are one slot
+    named = [
+        subprocess.run(
+            [sys.executable, "-c", chosen],
+            cwd=ROOT,
+            env={**environment, "CUDA_VISIBLE_DEVICES": v},
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        for v in ("1,0", "GPU-b", "")
+    ]
+    assert named == ["['GPU-b', 'GPU-a']", "['GPU-b']", "[]"]
     scheduled = subprocess.run(
-        [sys.executable, "-c", "from workflow import slots; print(slots.settle(2, need_gpu=True))"], cwd=ROOT,
-        env={**environment, "SLURM_JOB_ID": "1"}, capture_output=True, text=True,
+        [sys.executable, "-c", "from workflow import slots; print(slots.settle(None, need_gpu=True))"], cwd=ROOT,
+        env=environment, capture_output=True, text=True,
     )  # fmt: skip
-    assert scheduled.stdout.strip() == "[]"  # a scheduler has shared out the machine already
+    assert scheduled.stdout.strip() == "[]"  # a scheduler shares out its machines itself
 
 
 # --- a batch of its own ------------------------------------------------------------------------------------------
@@ -289,8 +320,10 @@ place = pathlib.Path({place!r})
 if sys.argv[1] == "create":
     job = json.load(sys.stdin)
     name, (container,) = job["metadata"]["name"], job["spec"]["template"]["spec"]["containers"]
+    if (place / (name + ".json")).exists():
+        sys.exit("AlreadyExists")
     (place / (name + ".json")).write_text(json.dumps(job))
-    environment = os.environ | {{entry["name"]: entry["value"] for entry in container["env"]}}
+    environment = {{name: os.environ[name] for name in ("PATH", "HOME")}} | {{entry["name"]: entry["value"] for entry in container["env"]}}
     command = 'trap "" HUP; "$@"; echo $? > ' + str(place / (name + ".rc"))
     subprocess.Popen(["sh", "-c", command, "sh", *container["command"]], cwd=container["workingDir"], env=environment,
                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

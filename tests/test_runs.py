@@ -45,6 +45,19 @@ def test_every_way_of_supervision(made):
     assert all(np.array_equal(start, starts[0]) for start in starts)
 
 
+def test_a_baseline_is_compared_with_the_teacher_at_hand(made, loaded):
+    folder, (teacher, students) = made
+    other, again = runs.students(
+        TASK, *loaded, "convolutional-small", RECIPE, "perceptron", RECIPE, ["baseline", "self"], [1.0], [1.0],
+        temperature_scaling="squared", seed=1, stages=2, folder=folder, progress=False,
+    )  # fmt: skip
+    for key in (("baseline", 1.0, 0.0), ("self", 1.0, 1.0)):
+        mine, theirs = again[key].row, students[key].row
+        assert mine["run"] == theirs["run"]  # not trained twice
+        assert (mine["teacher_network"], theirs["teacher_network"]) == ("convolutional-small", "perceptron")
+        assert mine["teacher_accuracy"] == other.row["test_accuracy"]
+
+
 def test_a_run_that_has_ended_is_read(made, loaded, monkeypatch):
     folder, (teacher, _) = made
     monkeypatch.setattr(distill, "train", lambda *a, **k: pytest.fail("trained again"))
@@ -63,6 +76,7 @@ def test_complexity_along_a_training(made, loaded):
     online = [row for row in found if row["method"] == "online"]
     assert [row["teacher_step"] for row in online] == [8, 8, 16]
     assert all(row["adjusted"] <= row["adjusted_without_ridge"] and 0 < row["kernel_alignment"] <= 1 for row in found)
+    assert along.complexity_along(chosen, teacher, loaded[0], points=20, progress=False) == found  # read
     with pytest.raises(ValueError, match="not this teacher"):
         along.complexity_along([students["self", 1.0, 1.0]], teacher, loaded[0], points=20, progress=False)
 

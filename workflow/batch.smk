@@ -8,10 +8,11 @@ sys.path.insert(0, str(Path.cwd()))
 from kdlib.runs import DEPENDS, code_files
 from workflow import plan
 
-PLACES = dict(entry.split("=", 1) for entry in config.get("data", "").split(";") if entry)
+PLACES, STATES = plan.saved_places(BATCH)  # where a task's images are, if not where its name says
 NODES = {(node.kind, node.key): node for node in plan.nodes(BATCH, PLACES)}
 TRAINING = [os.path.relpath(path) for path in code_files(*DEPENDS)]
 ALONG = [os.path.relpath(path) for path in code_files("kdlib.along")]
+GPU = "--gpu" if "cuda" in config["lock"] else ""
 HERE = f"_build/{BATCH}/batch"
 
 
@@ -41,13 +42,14 @@ rule node:
                 "rows": str(Path(f"{HERE}/{wildcards.kind}/{wildcards.key}.csv").resolve()),
             }
         ),
+        data=json.dumps(STATES),  # so that changed images count as a change
     log:
         f"{HERE}/{{kind}}/{{key}}.log",
     resources:
         gpu=1,
     retries: int(config.get("retries", 0))
     shell:
-        "python -m workflow.execute {input.notebook} {output.notebook} --gpu --parameters {params.given:q} >{log} 2>&1"
+        "python -m workflow.execute {input.notebook} {output.notebook} {GPU} --parameters {params.given:q} >{log} 2>&1"
         " || {{ tail -n 5 {log} >&2; exit 1; }}"
 
 

@@ -29,7 +29,9 @@ def build(scale: str, jobs: int, lock: str, touch: bool = False) -> int:
         command += ["--config", f"scale={scale}", f"lock={lock}"]
         if touch:
             command.append("--touch")
-        return subprocess.run(command, cwd=ROOT, env={**os.environ, "KDLIB_JOBS": str(jobs)}).returncode
+        return subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "KDLIB_JOBS": str(jobs)}, pass_fds=[handle.fileno()]
+        ).returncode  # Snakemake holds the lock, too
 
 
 def summarise(scale: str):

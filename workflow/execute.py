@@ -48,7 +48,8 @@ if __name__ == "__main__":
     parser.add_argument("--parameters", default="{}", help="JSON")
     parser.add_argument("--gpu", action="store_true", help="wait for a GPU of its own, where there are GPUs")
     options = parser.parse_args()
-    locks = slots.settle(int(os.environ.get("KDLIB_JOBS", "1")), need_gpu=options.gpu)
+    jobs = os.environ.get("KDLIB_JOBS")
+    locks = slots.settle(int(jobs) if jobs else None, need_gpu=options.gpu)
     of_scale = (yaml.safe_load(options.scale.read_text()) or {}).get(options.notebook.stem, {}) if options.scale else {}
     seconds = execute(options.notebook, options.output, {**of_scale, **json.loads(options.parameters)})
     print(f"{options.output.stem}: {seconds:.0f} s", flush=True)

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-SCALES = Path(__file__).resolve().parent / "scales"
+ROOT = Path(__file__).resolve().parent.parent
+SCALES = ROOT / "workflow" / "scales"
 NOTEBOOKS = {"teacher": "11_1_teacher", "student": "11_2_student", "complexity": "11_3_complexity"}
 SECTION = {
     "seeds", "stages", "points", "methods", "along", "ridge", "temperatures", "soft_ratios", "temperature_scaling", "tasks",
@@ -60,7 +62,9 @@ def nodes(scale: str, places: dict[str, str] | None = None) -> list[Node]:
     variants = len(batch["temperatures"]) * len(batch["soft_ratios"])
     count = sum(1 if method == "baseline" else variants for method in batch["methods"])
     for task_name, task in batch["tasks"].items():
-        task = {**task, "data": (places or {}).get(task["data"], task["data"])}
+        points = task.get("points", batch["points"])  # fewer where there are many classes: kernels are of all outputs
+        task = {name: value for name, value in task.items() if name != "points"}
+        task["data"] = (places or {}).get(task["data"], task["data"])
         for teacher, teacher_recipe in batch["teachers"].items():
             teacher_recipe = _of_task(teacher_recipe, task_name)
             for seed in batch["seeds"]:
@@ -82,11 +86,38 @@ def nodes(scale: str, places: dict[str, str] | None = None) -> list[Node]:
                     found.append(Node("student", key, {**common, "methods": batch["methods"]}, (first,), trainings))
                     found.append(
                         Node(
-                            "complexity", key, {**common, "methods": batch["along"], "points": batch["points"], "ridge": batch["ridge"]},
+                            "complexity", key, {**common, "methods": batch["along"], "points": points, "ridge": batch["ridge"]},
                             (first, ("student", key)),
                         )
                     )  # fmt: skip
     return found
+
+
+def save_places(scale: str, entries: list[str]) -> dict[str, str]:
+    """Check `NAME=PATH` entries and keep them for the Snakefile, with what tells whether the data there have changed."""
+    names = {task["data"] for task in (read(scale).get("batch") or {}).get("tasks", {}).values()}
+    places, states = {}, {}
+    for entry in entries:
+        name, equals, path = entry.partition("=")
+        if not equals or name not in names:
+            raise SystemExit(f"DATA must be NAME=PATH with NAME one of {', '.join(sorted(names))}, not {entry!r}")
+        where = Path(path).expanduser().resolve()
+        if not where.exists():
+            raise SystemExit(f"DATA: there is nothing at {where}")
+        files = [where] if where.is_file() else [file for file in where.rglob("*") if file.is_file()]
+        latest = max((file.stat().st_mtime for file in files), default=0)
+        places[name], states[name] = str(where), f"{len(files)} files, the newest of {latest}"
+    kept = ROOT / "_build" / scale / "places.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"places": places, "states": states}))
+    return places
+
+
+def saved_places(scale: str) -> tuple[dict, dict]:
+    """What `save_places` has kept: `({name: path}, {name: state of the files})`."""
+    kept = ROOT / "_build" / scale / "places.json"
+    found = json.loads(kept.read_text()) if kept.exists() else {"places": {}, "states": {}}
+    return found["places"], found["states"]
 
 
 def _of_task(recipe, task_name):

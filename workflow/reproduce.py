@@ -15,6 +15,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import yaml
+
 from workflow import plan, slots
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +27,7 @@ def command(options) -> list[str]:
     words = ["snakemake", "--snakefile", "workflow/Snakefile", "--directory", str(ROOT), "--nolock"]
     words += ["--rerun-incomplete", "--keep-going", "--quiet", "rules", "host", "reason"]
     config = [f"batch={options.scale}", f"lock={options.lock}", f"retries={options.retries}"]
-    words += ["--config", *config, *([f"data={';'.join(options.data)}"] if options.data else [])]
+    words += ["--config", *config]
     if options.profile:
         words += ["--workflow-profile", str(options.profile)]
     else:
@@ -46,26 +48,24 @@ def finished_runs(scale: str) -> list[dict]:
     return found
 
 
-def progress(scale: str, nodes, jobs: int, since: float) -> str:
+def progress(scale: str, nodes, jobs: int) -> str:
     """One line: trainings, kernels, device-hours, and what is left by the rates of what has ended."""
+    from kdlib.runs import code_hash
+
     place = ROOT / "_build" / scale / "batch"
     done = {(node.kind, node.key) for node in nodes if (place / node.kind / f"{node.key}.csv").exists()}
-    rows = finished_runs(scale)
     rates, ended, hours = defaultdict(list), defaultdict(int), defaultdict(float)
-    for row in rows:
+    for row in finished_runs(scale):
         if row["images_per_second"] == row["images_per_second"]:
             rates[row["network"]].append(row["images_per_second"])
         hours[row["device"]] += row["seconds"] / 3600
-        fresh = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since)) <= row["finished"]
-        ended[row["data"], row["network"], row["seed"]] += fresh
+        ended[row["role"], row["data"], row["noise"], row["network"], row["seed"]] += row["code"] == code_hash()
     total = sum(len(node.trainings) for node in nodes)
     count, left, unknown = 0, 0.0, False
     for node in nodes:
-        whose = (
-            Path(node.parameters["task"]["data"]).name.split(".")[0],
-            node.parameters["network"],
-            node.parameters["seed"],
-        )
+        task = node.parameters["task"]
+        data = Path(task["data"]).name.split(".")[0]
+        whose = node.kind, data, task["noise"], node.parameters["network"], node.parameters["seed"]
         here = len(node.trainings) if (node.kind, node.key) in done else min(ended[whose], len(node.trainings))
         count += here
         for network, amount in node.trainings[here:]:
@@ -80,11 +80,18 @@ def progress(scale: str, nodes, jobs: int, since: float) -> str:
     return line
 
 
+def at_a_time(options) -> int:
+    """How many jobs run at a time."""
+    if options.profile:
+        return yaml.safe_load((options.profile / "config.yaml").read_text()).get("jobs", 1)
+    return max(1, min(options.jobs, len(slots.gpus()) or options.jobs))
+
+
 def watch(options, nodes, stop: threading.Event):
     """Print a line of progress when it has changed, every few seconds."""
-    since, last = time.time(), ""
+    last = ""
     while not stop.wait(10):
-        line = progress(options.scale, nodes, max(1, options.jobs), since)
+        line = progress(options.scale, nodes, at_a_time(options))
         if line != last:
             print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
         last = line
@@ -92,12 +99,14 @@ def watch(options, nodes, stop: threading.Event):
 
 def run(options) -> int:
     """Run the batch; the exit status of Snakemake."""
-    nodes = plan.nodes(options.scale, dict(entry.split("=", 1) for entry in options.data))
+    nodes = plan.nodes(options.scale, plan.save_places(options.scale, options.data))
     if not nodes:
         sys.exit(f"the scale {options.scale!r} has no batch section")
     build = ROOT / "_build"
     build.mkdir(exist_ok=True)
-    environment = {**os.environ, "KDLIB_JOBS": str(options.jobs)}
+    environment = {name: value for name, value in os.environ.items() if name != "KDLIB_JOBS"}
+    if not options.profile:
+        environment["KDLIB_JOBS"] = str(options.jobs)  # this machine is shared out here: see slots.py
     with open(build / ".lock", "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,11 +116,11 @@ def run(options) -> int:
         thread = threading.Thread(target=watch, args=(options, nodes, stop), daemon=True)
         if not options.dry_run:
             thread.start()
-        status = subprocess.run(command(options), cwd=ROOT, env=environment).returncode
+        status = subprocess.run(command(options), cwd=ROOT, env=environment, pass_fds=[handle.fileno()]).returncode
         stop.set()
     if options.dry_run:
         return status
-    print(progress(options.scale, nodes, max(1, options.jobs), time.time()))
+    print(progress(options.scale, nodes, at_a_time(options)))
     for path in sorted((build / options.scale).rglob("*.failed.ipynb")):
         print(
             f"failed: {path.relative_to(ROOT)} (its log: {path.with_name(path.name.replace('.failed.ipynb', '.log')).name})"
@@ -130,21 +139,24 @@ def estimate(options):
     amounts, rates = defaultdict(float), defaultdict(list)
     for node in plan.nodes(options.scale):
         for network, amount in node.trainings:
-            amounts[network] += amount
+            amounts[network, node.parameters["task"]["data"]] += amount
     for path in (root / "results").glob("*/11_runs.csv"):
         for row in csv.DictReader(path.open(newline="")):
             if row["images_per_second"] not in ("", "nan"):
-                rates[row["network"], row["device"]].append(float(row["images_per_second"]))
+                rates[row["network"], row["data"], row["device"]].append(float(row["images_per_second"]))
     print(f"{options.scale}: images to train on, in passes forward and back")
-    for network, amount in amounts.items():
-        operations = amount * training_operations(network) / 1e15
-        known = {device: sorted(v)[len(v) // 2] for (name, device), v in rates.items() if name == network}
+    for (network, data), amount in amounts.items():
+        operations = amount * training_operations(network, SIZES.get(data, 32)) / 1e15
+        known = {device: sorted(v)[len(v) // 2] for (*name, device), v in rates.items() if name == [network, data]}
         measured = "; ".join(
             f"{amount / rate / 3600:.1f} hours at {rate:.0f} images/s on {device}" for device, rate in known.items()
         )
         print(
-            f"  {network:<20}{amount / 1e6:10.1f} million images, {operations:10.1f} PFLOP; {measured or 'no measured rate'}"
+            f"  {network:<14}{data:<16}{amount / 1e6:10.1f} million images, {operations:10.1f} PFLOP; {measured or 'no measured rate'}"
         )
+
+
+SIZES = {"tiny-imagenet": 64, "fashion-mnist": 28}  # pixels along a side; of the others 32
 
 
 def training_operations(network: str, size: int = 32, batch: int = 8) -> float:

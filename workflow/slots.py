@@ -1,13 +1,14 @@
 """A share of the machine for each job: its own processor cores, and its own GPU where there are GPUs.
 
 Several jobs of one driver, or of several, share a machine. A slot is a file lock: the kernel gives it back when its
-process ends, however it ends. Under a cluster's scheduler, which has shared out the machine already, nothing is done.
+process ends, however it ends. The driver says how many jobs there are (`$KDLIB_JOBS`); a cluster's jobs are not told.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -16,15 +17,15 @@ from pathlib import Path
 FOLDER = Path(os.environ.get("KDLIB_SLOTS") or Path(tempfile.gettempdir()) / f"kdlib-slots-{os.getuid()}")
 
 
-def take(kind: str, count: int, *, wait: bool = True):
-    """`(number, lock)` of a free one of `count` slots; keep the lock open as long as the slot is used.
+def take(names: list[str], *, wait: bool = True):
+    """`(number, lock)` of a free one of the slots with these names; keep the lock open as long as the slot is used.
 
     Without a free one: waits, or returns None.
     """
     FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
-        for number in range(count):
-            lock = open(FOLDER / f"{kind}-{number}", "w")
+        for number, name in enumerate(names):
+            lock = open(FOLDER / name, "w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return number, lock
@@ -36,36 +37,34 @@ def take(kind: str, count: int, *, wait: bool = True):
 
 
 def gpus() -> list[str]:
-    """The GPUs of this machine that may be used: those in CUDA_VISIBLE_DEVICES, or all that the driver lists."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+    """The GPUs of this machine that may be used, by their unique names: those of CUDA_VISIBLE_DEVICES, or all."""
     try:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [str(k) for k, _ in enumerate(listed.stdout.splitlines())] if listed.returncode == 0 else []
+    here = re.findall(r"^GPU \d+:.*\(UUID: (\S+)\)", listed.stdout, re.M)  # parts of a divided GPU are indented
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return here
+    chosen = [name.strip() for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+    return [here[int(name)] if name.isdigit() and int(name) < len(here) else name for name in chosen]
 
 
-def scheduled() -> bool:
-    """Whether a cluster's scheduler started this process."""
-    return any(name in os.environ for name in ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"))
-
-
-def settle(jobs: int = 1, *, need_gpu: bool = False) -> list:
+def settle(jobs: int | None, *, need_gpu: bool = False) -> list:
     """Give this process, and what it starts, its share of the machine; `jobs` run at a time. Returns the locks to keep.
 
-    Cores are divided among the jobs. With `need_gpu` and GPUs here, it waits for one that no other job has.
+    Cores are divided among the jobs. With `need_gpu` and GPUs here, it waits for one that no other job has. Nothing is done
+    where `jobs` is None: a cluster's scheduler has shared out the machine.
     """
     locks = []
-    if scheduled():
+    if jobs is None:
         return locks
     if need_gpu and (devices := gpus()):
-        number, lock = take("gpu", len(devices))
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number]
+        device, lock = take([f"gpu-{name.replace('/', '-')}" for name in devices])
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[device]
         locks.append(lock)
     if jobs > 1 and hasattr(os, "sched_setaffinity"):  # Linux; elsewhere the system shares them out
         cores = sorted(os.sched_getaffinity(0))
-        slot = take(f"cores-{jobs}", jobs, wait=False)
+        slot = take([f"cores-{number}-of-{jobs}" for number in range(jobs)], wait=False)
         if slot is not None and len(cores) >= jobs:
             os.sched_setaffinity(0, cores[slot[0] :: jobs])
             locks.append(slot[1])

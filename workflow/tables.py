@@ -4,18 +4,15 @@ import csv
 import sys
 from pathlib import Path
 
+from kdlib.runs import save_rows
+
 
 def gather(output: Path, inputs: list[Path]):
     """Write the rows of `inputs` to `output`, whole or not at all."""
     rows = [row for path in inputs for row in csv.DictReader(path.open(newline=""))]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial")
-    with open(partial, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, columns, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(output)
+    if empty := [str(path) for path in inputs if not path.stat().st_size]:
+        sys.exit(f"empty tables: {', '.join(empty)}; delete them, and they are made again")
+    save_rows(output, rows)
 
 
 if __name__ == "__main__":

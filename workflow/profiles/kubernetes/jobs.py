@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -20,7 +21,12 @@ def manifest(script: Path) -> dict:
     found = re.search(r"^# properties = (.*)$", script.read_text(), re.M)
     properties = json.loads(found.group(1)) if found else {}
     wanted = properties.get("resources", {})
-    name = re.sub(r"[^a-z0-9]+", "-", f"kdlib-{properties.get('rule', 'job')}-{script.stem}".lower()).strip("-")[:63]
+    name = (
+        re.sub(r"[^a-z0-9]+", "-", f"kdlib-{properties.get('rule', 'job')}-{script.stem}".lower())
+        .strip("-")[:50]
+        .strip("-")
+    )
+    name += f"-{uuid4().hex[:8]}"  # Snakemake counts from one again for each attempt
     limits = {"nvidia.com/gpu": str(wanted["gpu"])} if wanted.get("gpu") else {}
     requests = {"cpu": str(wanted.get("cpus_per_task", 1)), "memory": f"{wanted.get('mem_mb', 8000)}Mi"}
     container = {
@@ -32,7 +38,7 @@ def manifest(script: Path) -> dict:
     volume = {"name": "kdlib", "persistentVolumeClaim": {"claimName": os.environ["KDLIB_CLAIM"]}}
     pod = {"restartPolicy": "Never", "containers": [container], "volumes": [volume]}
     return {
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name.strip("-")},
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name},
         "spec": {"backoffLimit": 0, "ttlSecondsAfterFinished": 86400, "template": {"spec": pod}},
     }  # fmt: skip
 
@@ -58,7 +64,11 @@ def submit(script: Path):
 
 def status(name: str):
     """Print what Snakemake wants to hear: running, success or failed."""
-    found = json.loads(kubectl("get", "job", name, "-o", "json")).get("status", {})
+    run = subprocess.run(["kubectl", "get", "job", name, "-o", "json"], capture_output=True, text=True)
+    if run.returncode:  # one that is gone has failed; a server that does not answer says nothing about the job
+        print("failed" if "not found" in run.stderr.lower() else "running")
+        return
+    found = json.loads(run.stdout).get("status", {})
     print("success" if found.get("succeeded") else "failed" if found.get("failed") else "running")
 
 
