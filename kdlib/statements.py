@@ -118,7 +118,7 @@ CLAIMS = (
     Claim(
         7, _HARUTYUNYAN, "Early stopping of the teacher is justified.", ("O1", "O2", "O3"),
         "With much label noise and the right moment it is, for kernels and networks; without noise there is nothing to gain. "
-        "Stopped by its own cross-entropy, a small network is stopped too early or not at all. The complexity grows along a "
+        "Stopped by its own cross-entropy, a small teacher is stopped too early or not at all. The complexity grows along a "
         "teacher's training on images, and is guaranteed to only for kernels that commute.",
     ),
     Claim(
@@ -130,8 +130,9 @@ CLAIMS = (
         9, _HARUTYUNYAN, "Online distillation gives increasingly complex supervision, and works on a range of image benchmarks.",
         ("N1", "N2", "N3"),
         "Increasingly complex it is, for finite networks too. In the kernel regime an online student is a delayed one: ahead if "
-        "both train too long, behind if too briefly, and no better for whoever chooses the time. Of the small finite students "
-        "of the batch some gain and some lose.",
+        "both train too long, behind if too briefly, and no better for whoever chooses the time. What finite students gain or lose "
+        "depends on student, data and learning rate, and little of it exceeds the intervals; much of the growth is the "
+        "teacher's certainty, not the difficulty of its answers.",
     ),
     Claim(10, _REVIEWS, "The theory needs an over-parameterised student, and practical students are small.", ("C2",)),
     Claim(11, _REVIEWS, "Convergence of the student is assumed, not guaranteed.", ("C1", "C2")),
