@@ -42,7 +42,7 @@ rule node:
                 "rows": str(Path(f"{HERE}/{wildcards.kind}/{wildcards.key}.csv").resolve()),
             }
         ),
-        data=json.dumps(STATES),  # so that changed images count as a change
+        data=lambda wildcards: json.dumps(STATES),  # so that changed images count as a change
     log:
         f"{HERE}/{{kind}}/{{key}}.log",
     resources:
