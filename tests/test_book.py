@@ -255,7 +255,7 @@ def test_a_failing_chapter_is_kept_and_named(tmp_path):
     nbformat.write(notebook, tmp_path / "bad.ipynb")
     (tmp_path / "scale.yaml").write_text("{}")
     command = [sys.executable, "-m", "workflow.execute"]
-    command += [str(tmp_path / file) for file in ("bad.ipynb", "out/bad.ipynb", "scale.yaml")]
+    command += [str(tmp_path / "bad.ipynb"), str(tmp_path / "out/bad.ipynb"), "--scale", str(tmp_path / "scale.yaml")]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert run.returncode != 0 and "on purpose" in run.stderr and "bad.ipynb failed in cell" in run.stderr
     kept = tmp_path / "out" / "bad.failed.ipynb"
