@@ -62,3 +62,9 @@ def interval(axis, x, held_out, *, label, color, marker=None):
     """An estimate over `x` with its interval as a band; `held_out` is a `kdlib.bounds.HeldOut`."""
     axis.plot(x, held_out.estimate, color=color, label=label, marker=marker, linestyle="-", markersize=4)
     axis.fill_between(x, held_out.lower, held_out.upper, color=color, alpha=0.2, linewidth=0)
+
+
+def spread(axis, place, values, ends, *, color):
+    """Single values as dots along a horizontal line at `place`, over a bar from end to end of an interval."""
+    axis.plot(ends, [place, place], "-", color=color, linewidth=5, alpha=0.35, solid_capstyle="butt")
+    axis.plot(values, [place] * len(values), "o", color=color, markersize=4)

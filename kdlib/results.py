@@ -10,6 +10,7 @@ import csv
 
 import numpy as np
 
+from kdlib.distill import METHODS
 from kdlib.ledger import records_folder
 from kdlib.provenance import ROOT, device_name, provenance
 
@@ -50,6 +51,29 @@ def batch(name, scale):
     else:
         rows = published(name, scale)
     return [{column: _value(column, text) for column, text in row.items()} for row in rows]
+
+
+def by_variant(rows, metric):
+    """The students of the table `11_runs`, sorted.
+
+    Returns
+    -------
+    `{(data, noise, teacher, student): {(method, temperature, soft_ratio): {seed: metric}}}`, the baseline's key being
+    `("baseline", 1.0, 0.0)`.
+    """
+    found = {}
+    for row in rows:
+        if row["role"] == "student":
+            case = tuple(row[column] for column in ("data", "noise", "teacher_network", "network"))
+            variant = row["method"], row["temperature"], row["soft_ratio"]
+            found.setdefault(case, {}).setdefault(variant, {})[row["seed"]] = row[metric]
+    order = lambda variant: (METHODS.index(variant[0]), *variant[1:])
+    return {case: {v: found[case][v] for v in sorted(found[case], key=order)} for case in sorted(found, key=str)}
+
+
+def differences(first, second):
+    """`(seeds,)` points, 100 times `first - second`, of the seeds that both `{seed: accuracy}` have."""
+    return 100 * np.array([first[seed] - second[seed] for seed in sorted(first) if seed in second])
 
 
 def online_against_offline(runs, along):

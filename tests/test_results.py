@@ -58,3 +58,19 @@ def test_runs_are_paired_by_seed():
     assert results.paired(rows, "accuracy", {"method": "on"}, {"method": "off"}) == {("d", 0.0, "t", "x"): [2, 5]}
     with pytest.raises(ValueError, match="two rows"):
         results.paired([*rows, rows[0]], "accuracy", {"method": "on"}, {"method": "off"})
+
+
+def test_students_by_variant():
+    row = lambda method, temperature, soft, seed, accuracy: dict(
+        role="student", data="d", noise=0.0, teacher_network="t", network="n", method=method, temperature=temperature,
+        soft_ratio=soft, seed=seed, accuracy=accuracy,
+    )  # fmt: skip
+    rows = [
+        row("online", 4.0, 1.0, 0, 0.5),
+        row("online", 1.0, 1.0, 0, 0.4),
+        row("baseline", 1.0, 0.0, 1, 0.2),
+        row("baseline", 1.0, 0.0, 0, 0.3),
+    ]
+    found = results.by_variant([*rows, {"role": "teacher"}], "accuracy")[("d", 0.0, "t", "n")]
+    assert list(found) == [("baseline", 1.0, 0.0), ("online", 1.0, 1.0), ("online", 4.0, 1.0)]
+    assert results.differences(found["online", 4.0, 1.0], found["baseline", 1.0, 0.0]) == pytest.approx([20])
