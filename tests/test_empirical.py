@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdlib.kernels import CrossExampleError, empirical_ntk, explain, ntk_operator
+from kdlib.kernels import CrossExampleError, empirical, empirical_ntk, explain, ntk_operator
 from kdlib.networks import LeNet, Perceptron, ResNet, SmallConvolutional
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +37,14 @@ class Sequence(nn.Module):
         return nn.Dense(2)(jnp.tanh(nn.Dense(40)(x)).mean(axis=1))
 
 
+class Wide(nn.Module):
+    """A convolution with many more weights than positions, whose gradients are made late."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(jnp.tanh(nn.Conv(32, (3, 3))(x)).mean(axis=(1, 2)))
+
+
 NETWORKS = {
     "perceptron": (Perceptron((16, 8), 3), (6, 6, 1)),
     "strided": (SmallConvolutional((4, 8), 16, 4), (12, 12, 2)),
@@ -45,6 +53,7 @@ NETWORKS = {
     "resnet with normalisation": (ResNet(1, 4, outputs=3), (8, 8, 3)),
     "outside the structured set": (Depthwise(), (8, 8, 3)),
     "positions": (Sequence(), (2, 50)),
+    "wide": (Wide(), (4, 4, 32)),
 }
 
 
@@ -84,6 +93,23 @@ def test_gram_is_that_of_the_jacobian(name):
     single = empirical_ntk(network, params, x, dtype=np.float32)
     assert single.dtype == np.float32
     np.testing.assert_allclose(single, expected, atol=1e-4 * scale)  # a ReLU gate may flip
+
+
+@pytest.mark.parametrize("name, form", [("wide", "late"), ("positions", "pairs"), ("strided", "gradient")])
+def test_forms_of_contraction_on_a_cpu_and_elsewhere(name, form, monkeypatch):
+    network, params, x = made(name, n=7)
+    for outputs in ("full", "sum"):
+        engine = empirical._engine(network, params, x, outputs, None, True, "highest", None)
+        assert form in engine.plan.forms and engine.hosted
+        expected = empirical_ntk(network, params, x, outputs=outputs, block=3)
+        monkeypatch.setattr(empirical, "BATCH_BYTES", 1)  # features of four examples at a time
+        np.testing.assert_allclose(empirical_ntk(network, params, x, outputs=outputs, block=7), expected, rtol=1e-10)
+        diagonal = ntk_operator(network, params, x).diagonal
+        monkeypatch.setattr(empirical._Engine, "hosted", False)  # features stay on the device, nothing goes to NumPy
+        elsewhere = empirical_ntk(network, params, x, outputs=outputs, block=3)
+        np.testing.assert_allclose(elsewhere, expected, rtol=1e-10, atol=1e-12 * np.abs(expected).max())
+        np.testing.assert_allclose(ntk_operator(network, params, x).diagonal, diagonal, rtol=1e-10)
+        monkeypatch.undo()
 
 
 def test_what_is_structured_and_what_is_not():
@@ -205,7 +231,7 @@ def test_operator_divides_batches_whose_gradients_do_not_fit(monkeypatch):
     whole = ntk_operator(network, params, x, batch=5)
     parts = ntk_operator(network, params, x, batch=5)
     expected, rows = whole.diagonal, whole.rows([1, 6])
-    monkeypatch.setattr("kdlib.kernels.operator.FEATURE_BYTES", 2 * parts._engine.plan.bytes_per_example)
+    monkeypatch.setattr("kdlib.kernels.operator.FEATURE_BYTES", 2 * parts._engine.plan.kept)
     assert len(list(parts._parts("test"))) == 6
     np.testing.assert_allclose(parts.diagonal, expected, rtol=1e-12)
     np.testing.assert_allclose(parts.rows([1, 6]), rows, atol=1e-12 * np.abs(rows).max())

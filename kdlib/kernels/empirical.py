@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from kdlib.kernels.contraction import bytes_of, compiled_features, contract, forms_of, on_host
 from kdlib.kernels.structure import analyse
 
 FEATURE_BYTES = 2**30  # features of all examples are kept if they fit, and computed again for each block if not
+BATCH_BYTES = 2**24  # on a CPU features are made of few examples at a time, near what its caches hold
+BLOCK_ROWS = 2048  # of the Gram, at most
 
 
 class CrossExampleError(ValueError):
@@ -32,17 +34,23 @@ class _Plan:
 
     Attributes
     ----------
-    forms
-        how each layer is contracted: "product" (one position), "pairs" (of positions) or "gradient".
+    per_example
+        `f(leaves, fixed, x)`.
     features
-        compiled: `(leaves, fixed, inputs) -> (products, pairs, gradients)`.
+        compiled: `(leaves, fixed, inputs) -> Features`.
+    forms
+        how each layer is contracted, see `kdlib.kernels.contraction`.
+    kept, made, late
+        bytes an example: of its features, of making them, of its largest gradient that is made late.
     """
 
     structure: object
-    forms: tuple
-    per_example: object  # f(leaves, fixed, x)
+    per_example: object
     features: object
-    bytes_per_example: int
+    forms: tuple
+    kept: int
+    made: int
+    late: int
 
 
 @dataclass(frozen=True)
@@ -67,15 +75,35 @@ class _Engine:
         spec = PartitionSpec(self.mesh.axis_names[0]) if sharded else PartitionSpec()
         return jax.device_put(np.asarray(x, self.dtype), NamedSharding(self.mesh, spec))
 
-    def features(self, batch, *, sharded):
-        """What of a batch enters products; see `_Plan.features`."""
-        with jax.default_matmul_precision(self.precision):
-            return self.plan.features(self.leaves, self.fixed, self.place(batch, sharded=sharded))
+    @property
+    def hosted(self):
+        """Whether features are kept on the host: on one CPU."""
+        return self.mesh is None and jax.default_backend() == "cpu"
+
+    def batch(self, n):
+        """Of how many of `n` inputs features are made at a time."""
+        most = max(4, min(256, BATCH_BYTES // max(1, self.plan.made))) if self.hosted else n
+        return -(-n // -(-n // most))
+
+    def features(self, inputs, *, sharded):
+        """`Features` of inputs."""
+        size, whole = self.batch(len(inputs)), None
+        for k in range(0, len(inputs), size):
+            with jax.default_matmul_precision(self.precision):
+                part = self.place(_padded(inputs[k : k + size], size), sharded=sharded)
+                found = self.plan.features(self.leaves, self.fixed, part)
+            if size == len(inputs):
+                return on_host(found) if self.hosted else found
+            if whole is None:
+                whole = jax.tree.map(lambda a: np.empty((len(inputs), *a.shape[1:]), a.dtype), found)
+            for target, source in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+                target[k : k + size] = np.asarray(source)[: len(target) - k]
+        return whole._replace(products=jax.tree.map(jnp.asarray, whole.products))
 
     def contract(self, first, second, outputs):
-        """The block of the Gram between two batches, from their features."""
+        """The block of the Gram between two batches, from their features; `second` is None for one with itself."""
         with jax.default_matmul_precision(self.precision):
-            return _products(first, second, outputs)
+            return contract(first, second, outputs)
 
 
 def empirical_ntk(
@@ -100,7 +128,7 @@ def empirical_ntk(
         of the computation and of the result; by default that of the parameters.
     block
         examples in a block; by default chosen from the size of the result and of the features. Memory beside the
-        result is bounded by the features and gradients of two blocks, and `memory`.
+        result is bounded by the features of two blocks, their gradients of one layer, and `memory`.
     memory
         bytes in which the features of all examples may be kept.
     structured
@@ -131,15 +159,15 @@ def empirical_ntk(
     if x1.shape[1:] != x2.shape[1:] or not len(x1) or not len(x2):
         raise ValueError(f"x1 and x2 must hold inputs of one shape, not {x1.shape} and {x2.shape}")
     probe = x1[:2] if symmetric or len(x1) > 1 else np.concatenate([x1, x2[:1]])
-    engine = _engine(network, params, probe, outputs, dtype, structured, precision, mesh)
-    width = engine.outputs if outputs == "full" else 1
-    block = block or _block(engine, max(len(x1), len(x2)), symmetric, outputs)
+    size_of = lambda engine: block or _block(engine, max(len(x1), len(x2)), symmetric, outputs)
+    engine = _engine(network, params, probe, outputs, dtype, structured, precision, mesh, size_of)
+    width, block = engine.outputs if outputs == "full" else 1, size_of(engine)
     if mesh is not None:
         block = -(-block // mesh.size) * mesh.size  # whole rows for every device
     gram = np.empty((len(x1) * width, len(x2) * width), engine.dtype)
     rows, columns = range(0, len(x1), block), range(0, len(x2), block)
     pairs = [(i, j) for i in rows for j in columns if not symmetric or j >= i]
-    keep = engine.plan.bytes_per_example * (len(x1) + (0 if symmetric else len(x2))) <= memory
+    keep = engine.plan.kept * (len(x1) + (0 if symmetric else len(x2))) <= memory
     kept = {}
 
     def features_of(side, start):
@@ -152,14 +180,20 @@ def empirical_ntk(
             kept[key] = found
         return kept[key]
 
-    last = None
-    for i, j in tqdm(pairs, desc="NTK blocks", disable=not progress or len(pairs) < 12):
+    def block_of(i, j):
+        nonlocal last
         if last is None or last[0] != i:
             last = (i, features_of(0, i))
+        if symmetric and i == j and mesh is None:
+            return engine.contract(last[1], None, outputs)
         other = last[1] if symmetric and i == j else features_of(1, j)
         if mesh is not None:  # rows stay spread over the devices, every device has all columns
             other = jax.device_put(other, NamedSharding(mesh, PartitionSpec()))
-        values = np.asarray(engine.contract(last[1], other, outputs))
+        return engine.contract(last[1], other, outputs)
+
+    last = None
+    shown = tqdm(pairs, desc="NTK blocks", disable=not progress or len(pairs) < 12)
+    for (i, j), values in _ahead(shown, block_of):
         a, b = slice(i * width, (i + block) * width), slice(j * width, (j + block) * width)
         values = values[: gram[a].shape[0], : gram[:, b].shape[1]]
         if not np.isfinite(values).all():
@@ -172,6 +206,18 @@ def empirical_ntk(
         elif symmetric:
             gram[b, a] = values.T
     return gram if outputs == "sum" else gram.reshape(len(x1), width, len(x2), width)
+
+
+def _ahead(pairs, block_of):
+    """`(pair, its block)`, one after another; the next is being computed while one is put into its place."""
+    pairs = iter(pairs)
+    waiting = next(pairs)
+    block = block_of(*waiting)
+    for pair in pairs:
+        following = block_of(*pair)
+        yield waiting, np.asarray(block)
+        waiting, block = pair, following
+    yield waiting, np.asarray(block)
 
 
 def explain(network, params, x):
@@ -194,7 +240,8 @@ def _split(params):
     return params, None
 
 
-def _engine(network, params, probe, outputs, dtype, structured, precision, mesh):
+def _engine(network, params, probe, outputs, dtype, structured, precision, mesh, size_of=lambda engine: 2):
+    """The engine of a network; `size_of` it: of how many inputs features will be asked first."""
     trained, rest = _split(params)
     leaves, tree = jax.tree.flatten(trained)
     fixed, fixed_tree = jax.tree.flatten(rest)
@@ -221,38 +268,43 @@ def _engine(network, params, probe, outputs, dtype, structured, precision, mesh)
 
         while len(_PLANS) >= 32:
             _PLANS.pop(next(iter(_PLANS)))
-        _PLANS[key] = _plan(batched, leaves, fixed, jnp.asarray(probe[:2], dtype), outputs, structured)
+        _PLANS[key] = _plan(batched, leaves, fixed, jnp.asarray(probe[:2], dtype), outputs, structured, size_of)
     return _Engine(_PLANS[key], leaves, fixed, dtype, precision, mesh)
 
 
 _PLANS = {}  # the latest, so that a second call compiles nothing
 
 
-def _plan(batched, leaves, fixed, probe, outputs, structured):
+def _plan(batched, leaves, fixed, probe, outputs, structured, size_of):
     """Analyse a network, check the analysis on two inputs, and fall back to explicit gradients if it does not hold."""
 
     def per_example(leaves, fixed, x):
         return batched(leaves, fixed, x[None])[0]
 
-    leaves, probe = _perturbed(batched, leaves, fixed, probe)
-    together = batched(leaves, fixed, probe)
+    @jax.jit
+    def both_ways(leaves, fixed, x):
+        return batched(leaves, fixed, x), jax.vmap(per_example, in_axes=(None, None, 0))(leaves, fixed, x)
+
+    leaves, probe = _perturbed(both_ways, leaves, fixed, probe)
+    together, apart = both_ways(leaves, fixed, probe)
     if together.ndim not in (1, 2) or len(together) != len(probe):
         raise ValueError(f"the network must give (n,) or (n, C) outputs for n inputs, not {together.shape}")
-    _refuse_mixing(together, jax.vmap(per_example, in_axes=(None, None, 0))(leaves, fixed, probe), probe.dtype)
+    _refuse_mixing(together, apart, probe.dtype)
     for attempt in dict.fromkeys((structured, False)):
         structure = analyse(per_example, leaves, fixed, probe[0], structured=attempt)
         shapes = jax.eval_shape(structure.features, leaves, fixed, probe[0])
-        forms = _forms(shapes, structure.outputs, outputs)
-        size = _bytes(shapes, forms, structure.outputs, probe.dtype)
-        plan = _Plan(structure, forms, per_example, _compiled_features(structure, forms, outputs), size)
-        if not attempt or _agrees(_Engine(plan, leaves, fixed, probe.dtype, "highest"), probe, outputs):
+        forms = forms_of(shapes, structure.outputs, outputs)
+        size = bytes_of(shapes, forms, structure.outputs, probe.dtype)
+        plan = _Plan(structure, per_example, compiled_features(structure, forms, outputs), forms, *size)
+        engine = _Engine(plan, leaves, fixed, probe.dtype, "highest")
+        if not attempt or _agrees(engine, probe, outputs, engine.batch(size_of(engine))):
             return plan
         warnings.warn(
             "the layers of this network do not add up to its Jacobian: all gradients are explicit", stacklevel=4
         )
 
 
-def _perturbed(batched, leaves, fixed, probe):
+def _perturbed(both_ways, leaves, fixed, probe):
     """Parameters and inputs near the given ones, but in general position.
 
     At a layer of zeros, or twice the same input, a wrong analysis would pass; and the plan serves other parameters too.
@@ -262,10 +314,11 @@ def _perturbed(batched, leaves, fixed, probe):
     def moved(a):
         if not jnp.issubdtype(a.dtype, jnp.floating):
             return a
-        return a + jnp.asarray(0.05 * (float(jnp.abs(a).mean()) + 0.02) * draw.normal(size=a.shape), a.dtype)
+        a = np.asarray(a)
+        return jnp.asarray(a + 0.05 * (float(np.abs(a).mean()) + 0.02) * draw.normal(size=a.shape), a.dtype)
 
     changed = [moved(leaf) for leaf in leaves], moved(probe)
-    return changed if np.isfinite(batched(changed[0], fixed, changed[1])).all() else (leaves, probe)
+    return changed if np.isfinite(both_ways(changed[0], fixed, changed[1])[0]).all() else (leaves, probe)
 
 
 def _refuse_mixing(together, apart, dtype):
@@ -280,8 +333,8 @@ def _refuse_mixing(together, apart, dtype):
         )
 
 
-def _agrees(engine, probe, outputs):
-    """Whether the decomposition gives what explicit Jacobians give, for two inputs."""
+def _agrees(engine, probe, outputs, size):
+    """Whether the decomposition gives what explicit Jacobians give, for two inputs (of a batch of `size`)."""
     n, c = len(probe), engine.outputs
 
     def jacobian(x):
@@ -292,91 +345,13 @@ def _agrees(engine, probe, outputs):
     with jax.default_matmul_precision("highest"):
         explicit = np.concatenate([np.asarray(jax.jit(jacobian)(x), np.float64) for x in probe])
     expected = (explicit @ explicit.T).reshape(n, c, n, c)
-    features = engine.features(np.asarray(probe), sharded=False)
-    found = np.asarray(engine.contract(features, features, outputs), np.float64)
+    features = engine.features(_padded(np.asarray(probe), size), sharded=False)
+    features = jax.tree.map(lambda a: a[:n], features)
+    found = np.asarray(engine.contract(features, None, outputs), np.float64)
     if outputs == "sum":
         expected = np.einsum("icjc->ij", expected)
     error = np.abs(found - expected.reshape(found.shape)).max()
     return bool(error <= 1e4 * np.finfo(engine.dtype).eps * np.abs(expected).max())
-
-
-def _forms(shapes, outputs, kind):
-    """The cheaper way to contract each layer, by counting multiplications for a pair of examples."""
-    forms = []
-    for rows, columns in zip(shapes[0], shapes[1], strict=True):
-        (positions, inputs), width = rows.shape, columns.shape[-1]
-        c2 = outputs**2 if kind == "full" else outputs
-        pairs = positions**2 * (inputs + outputs * width) + c2 * positions * width
-        forms.append("product" if positions == 1 else "pairs" if pairs < c2 * inputs * width else "gradient")
-    return tuple(forms)
-
-
-# --- features and their products ---------------------------------------------------------------------------------
-
-
-def _compiled_features(structure, forms, outputs):
-    # The order of a gradient's entries is free; these are the ones that need no transposition of the result.
-    if outputs == "full":
-        gradient_of = lambda a, d: jnp.einsum("scm,sk->cmk", jnp.transpose(d, (1, 0, 2)), a)
-    else:
-        gradient_of = lambda a, d: jnp.einsum("sk,csm->kcm", a, d)
-
-    def of_one(leaves, fixed, x):
-        rows, columns, flat = structure.features(leaves, fixed, x)
-        products = [(a[0], d[:, 0]) for a, d, form in zip(rows, columns, forms, strict=True) if form == "product"]
-        pairs = [(a, d) for a, d, form in zip(rows, columns, forms, strict=True) if form == "pairs"]
-        # One array for all small parameters; those of convolutions stay apart, copying them would take as long as making them.
-        gradients = [jnp.concatenate(flat, axis=1)] if flat else []
-        gradients += [
-            gradient_of(a, d).reshape(structure.outputs, -1)
-            for a, d, form in zip(rows, columns, forms, strict=True)
-            if form == "gradient"
-        ]
-        return products, pairs, gradients
-
-    return jax.jit(jax.vmap(of_one, in_axes=(None, None, 0)))
-
-
-@partial(jax.jit, static_argnames="outputs")
-def _products(first, second, outputs):
-    """The block `(n1 C, n2 C)`, or `(n1, n2)` summed over outputs, from the features of two batches."""
-    (products1, pairs1, gradients1), (products2, pairs2, gradients2) = first, second
-    n1, n2, c, dtype = _sizes(first), _sizes(second), _outputs(first), jax.tree.leaves(first)[0].dtype
-
-    def merged(d):
-        return d.reshape((len(d) * c, d.shape[2]) if outputs == "full" else (len(d), c * d.shape[2]))
-
-    total = jnp.zeros((n1, c, n2, c) if outputs == "full" else (n1, n2), dtype)
-    for g1, g2 in zip(gradients1, gradients2, strict=True):
-        total = total + (merged(g1) @ merged(g2).T).reshape(total.shape)
-    spread = (lambda k: k[:, None, :, None]) if outputs == "full" else (lambda k: k)
-    for (a1, d1), (a2, d2) in zip(products1, products2, strict=True):
-        cotangents = merged(d1) @ merged(d2).T
-        total = total + spread(a1 @ a2.T) * cotangents.reshape(total.shape)
-    for (a1, d1), (a2, d2) in zip(pairs1, pairs2, strict=True):
-        between = jnp.einsum("isk,jtk->isjt", a1, a2)
-        middle = jnp.einsum("isjt,icsm->ijctm", between, d1)
-        total = total + jnp.einsum("ijctm,jdtm->icjd" if outputs == "full" else "ijctm,jctm->ij", middle, d2)
-    return total.reshape(n1 * c, n2 * c) if outputs == "full" else total
-
-
-def _sizes(features):
-    return len(jax.tree.leaves(features)[0])
-
-
-def _outputs(features):
-    products, pairs, gradients = features
-    return (gradients[0] if gradients else (products or pairs)[0][1]).shape[1]
-
-
-def _bytes(shapes, forms, outputs, dtype):
-    """Bytes of the features of one example."""
-    rows, columns, flat = shapes
-    numbers = sum(np.prod(g.shape) for g in flat)
-    for a, d, form in zip(rows, columns, forms, strict=True):
-        one = a.shape[1] * d.shape[-1] * outputs if form == "gradient" else np.prod(a.shape) + np.prod(d.shape)
-        numbers += one
-    return int(numbers) * dtype.itemsize
 
 
 def _padded(batch, size):
@@ -386,8 +361,8 @@ def _padded(batch, size):
 
 def _block(engine, n, symmetric, outputs):
     """Examples in a block: at most a gigabyte of features; eight blocks along a symmetric Gram, if they are not small."""
-    limit = max(1, FEATURE_BYTES // max(1, engine.plan.bytes_per_example))
-    width, least = (engine.outputs, 160) if outputs == "full" else (1, 256)  # rows below which products are slow
-    wanted = max(-(-n // 8), -(-least // width)) if symmetric else max(1, 4096 // width)
-    block = int(max(1, min(wanted, limit, n)))
+    limit = max(1, FEATURE_BYTES // max(1, engine.plan.kept + engine.plan.late))
+    width, least = (engine.outputs, 640) if outputs == "full" else (1, 256)  # rows below which products are slow
+    rows = min(max(n * width // 8, least), BLOCK_ROWS) if symmetric else BLOCK_ROWS
+    block = int(max(1, min(-(-rows // width), limit, n)))
     return -(-n // -(-n // block))  # all of one size, or nearly

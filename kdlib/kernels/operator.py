@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from kdlib.kernels.contraction import squared_norms
 from kdlib.kernels.empirical import FEATURE_BYTES, _engine, _padded
 
 
@@ -87,12 +88,12 @@ class NTKOperator:
         for inputs in self._parts("diagonal"):
             features = self._engine.features(inputs, sharded=False)
             with jax.default_matmul_precision(self._engine.precision):
-                found.append(np.asarray(_squared_norms(features), np.float64))
+                found.append(np.asarray(squared_norms(features), np.float64))
         return np.concatenate(found)[: self.examples]
 
     def _parts(self, description):
         """The batches, in parts whose features (gradients of single examples, where it needs be) fit `FEATURE_BYTES`."""
-        size = max(1, min(self._batch, FEATURE_BYTES // max(1, self._engine.plan.bytes_per_example)))
+        size = max(1, min(self._batch, FEATURE_BYTES // max(1, self._engine.plan.kept)))
         size = -(-self._batch // -(-self._batch // size))
         starts = [(k, i) for k in range(len(self._batches)) for i in range(0, self._batch, size)]
         for k, i in tqdm(starts, desc=description, disable=not self._progress or len(starts) < 12):
@@ -113,18 +114,6 @@ class NTKOperator:
             theirs = self._engine.features(inputs, sharded=False)
             found.append(np.asarray(self._engine.contract(mine, theirs, "full")))
         return np.concatenate(found, axis=1)[:, : self.examples * self.outputs]
-
-
-@jax.jit
-def _squared_norms(features):
-    products, pairs, gradients = features
-    total = sum(jnp.sum(gradient**2, axis=2) for gradient in gradients)
-    for a, d in products:
-        total = total + jnp.sum(a**2, axis=1)[:, None] * jnp.sum(d**2, axis=2)
-    for a, d in pairs:
-        between = jnp.einsum("isk,itk->ist", a, a)
-        total = total + jnp.einsum("ist,icsm,ictm->ic", between, d, d)
-    return total
 
 
 def ntk_operator(network, params, x, *, batch=256, dtype=None, precision="highest", mesh=None, progress=True):
