@@ -27,7 +27,7 @@ export XLA_PYTHON_CLIENT_PREALLOCATE ?= false
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/_build/jax-cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
-.PHONY: book test reproduce environment outputs results browser lint benchmark benchmark-ntk certified lock clean
+.PHONY: book test reproduce environment outputs results browser lint benchmark benchmark-ntk benchmark-bfloat16 certified lock clean
 
 book: environment
 	@python -m workflow.book --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK)
@@ -83,6 +83,9 @@ benchmark-ntk: environment
 # Certified supervision complexities of a finite network at sizes where its Gram does not fit: an hour on two cores.
 certified: environment
 	@python benchmarks/certified.py
+
+benchmark-bfloat16: environment
+	@python benchmarks/bfloat16.py
 
 benchmark: environment
 	@python benchmarks/path_over_n.py && python benchmarks/training.py
