@@ -119,9 +119,10 @@ def certified_supervision_complexity(
     preconditioner = _preconditioner(
         operator, examples, len(y), rank, ridge, smallest_eigenvalue, norm, rounding * norm, seed
     )
-    asked = (len(y), ridge, smallest_eigenvalue, rank, seed, rounding, preconditioner.sigma, preconditioner.theta, norm)
-    problem = hashlib.sha256(repr(asked).encode() + y.tobytes() + preconditioner.values.tobytes()).hexdigest()
-    state = _load(checkpoint, problem) or _start(y, preconditioner)
+    asked = (len(y), float(ridge), float(smallest_eigenvalue), rank, seed)
+    problem = hashlib.sha256(repr(asked).encode() + y.tobytes()).hexdigest()
+    state = _load(checkpoint, problem, norm, preconditioner, rounding) or _start(y, preconditioner, norm)
+    preconditioner.theta, count.products = state["theta"], count.products + state["products"]
     bar = tqdm(total=max_iterations, initial=state["k"], desc="conjugate gradients", disable=not progress)
     reason = "iterations"
     with bar:
@@ -138,9 +139,9 @@ def certified_supervision_complexity(
                 reason = "rounding"
                 break
             if checkpoint and state["k"] % 10 == 0:
-                _save(checkpoint, problem, state)
+                _save(checkpoint, problem, state | {"products": count.products})
     if checkpoint:
-        _save(checkpoint, problem, state)
+        _save(checkpoint, problem, state | {"products": count.products})
     lower, upper, widening = _enclose(state, y, count, preconditioner, floor, rounding * norm)
     if not state["rz"] > 0:
         reason = "tolerance"
@@ -218,10 +219,12 @@ def _preconditioner(operator, examples, size, rank, ridge, smallest, norm, lost,
     return _Preconditioner(basis @ turn, values, sigma, floor / (smallest + sigma + excess))
 
 
-def _start(y, preconditioner):
+def _start(y, preconditioner, norm):
+    """The state before the first iteration; what is in it does not change between a run and its continuation."""
     z = preconditioner(y)
     node = preconditioner.theta
     return {
+        "norm": norm, "sigma": preconditioner.sigma, "theta": node, "rank": len(preconditioner.values), "products": 0,
         "k": 0, "x": np.zeros_like(y), "r": y.copy(), "p": z.copy(), "rz": float(y @ z), "gauss": 0.0,
         "radau": 1 / node if node > 0 else np.inf,
     }  # fmt: skip
@@ -280,11 +283,17 @@ def _save(path, problem, state):
     os.replace(partial, path)
 
 
-def _load(path, problem):
+def _load(path, problem, norm, preconditioner, rounding):
+    """The state, or None. Operator and preconditioner are made anew, to rounding the same: on a GPU not to the bit."""
     if path is None or not Path(path).exists():
         return None
     with np.load(path, allow_pickle=False) as stored:
-        if str(stored["problem"]) != problem:
-            raise ValueError(f"{path} belongs to other targets or options: remove it, or name another checkpoint")
+        same = str(stored["problem"]) == problem and "norm" in stored.files
+        same = same and int(stored["rank"]) == len(preconditioner.values)
+        rtol = max(1e-6, 100 * rounding)
+        if not same or not np.allclose([stored["norm"], stored["sigma"]], [norm, preconditioner.sigma], rtol=rtol):
+            raise ValueError(
+                f"{path} belongs to another operator, other targets or other options: remove it, or name another checkpoint"
+            )
         state = {name: stored[name] for name in stored.files if name != "problem"}
     return {name: value.copy() if value.ndim else value.item() for name, value in state.items()}
