@@ -8,7 +8,6 @@ computed anew at the end, and the interval widened by what the products may have
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ class CertifiedComplexity:
     lower, upper
         the interval; `upper` is infinite where no positive lower bound of the spectrum is known.
     widening
-        how much of either side is due to rounding, not to the iterations.
+        how much of the upper side is due to rounding, not to the iterations; the lower side's part is not larger.
     iterations, products
         of conjugate gradients; all products with the operator, those for checks included.
     reason
@@ -111,24 +110,27 @@ def certified_supervision_complexity(
         raise ValueError("targets must be finite and not all zero")
     if getattr(operator, "shape", (len(y), len(y))) != (len(y), len(y)):
         raise ValueError(f"operator is {operator.shape}, targets have {len(y)} entries")
+    if getattr(operator, "examples", examples) != examples:
+        raise ValueError(f"targets must have shape (n, C) with n = {operator.examples}, not {np.shape(targets)}")
     count = _Counted(operator, ridge)
     floor = smallest_eigenvalue + ridge
     norm, measured = _norm_and_rounding(count, len(y), seed)
     units = np.finfo(getattr(operator, "dtype", np.float64)).eps
     rounding = max(8 * measured, 16 * units) if rounding is None else float(rounding)
+    asked = {"ridge": ridge, "smallest": smallest_eigenvalue, "rank and seed": (rank, seed)}
+    state = _load(checkpoint, y, norm, rounding, asked)
     preconditioner = _preconditioner(
-        operator, examples, len(y), rank, ridge, smallest_eigenvalue, norm, rounding * norm, seed
-    )
-    asked = (len(y), float(ridge), float(smallest_eigenvalue), rank, seed)
-    problem = hashlib.sha256(repr(asked).encode() + y.tobytes()).hexdigest()
-    state = _load(checkpoint, problem, norm, preconditioner, rounding) or _start(y, preconditioner, norm)
-    preconditioner.theta, count.products = state["theta"], count.products + state["products"]
+        operator, examples, len(y), rank, ridge, smallest_eigenvalue, norm, rounding * norm, seed,
+        directions=state["rank"] if state else None,
+    )  # fmt: skip
+    if state is None:
+        state = _start(y, preconditioner)
+    else:  # the Gauss-Radau recurrence goes on with the node it has begun with
+        preconditioner.theta, count.products = state["theta"], count.products + state["products"]
     bar = tqdm(total=max_iterations, initial=state["k"], desc="conjugate gradients", disable=not progress)
     reason = "iterations"
     with bar:
-        while state["k"] < max_iterations and state["rz"] > 0:
-            _step(state, count, preconditioner)
-            bar.update()
+        while state["rz"] > 0:
             width = state["radau"] * state["rz"] if floor > 0 else state["rz"] * preconditioner.sigma / norm
             bar.set_postfix_str(f"relative width {width / (state['gauss'] + width):.1e}")
             lost = rounding * norm * (state["x"] @ state["x"])
@@ -138,10 +140,14 @@ def certified_supervision_complexity(
             if floor > 0 and width < 0.1 * lost:
                 reason = "rounding"
                 break
+            if state["k"] >= max_iterations:
+                break
+            _step(state, count, preconditioner)
+            bar.update()
             if checkpoint and state["k"] % 10 == 0:
-                _save(checkpoint, problem, state | {"products": count.products})
+                _save(checkpoint, y, norm, asked, state | {"products": count.products})
     if checkpoint:
-        _save(checkpoint, problem, state | {"products": count.products})
+        _save(checkpoint, y, norm, asked, state | {"products": count.products})
     lower, upper, widening = _enclose(state, y, count, preconditioner, floor, rounding * norm)
     if not state["rz"] > 0:
         reason = "tolerance"
@@ -193,8 +199,11 @@ class _Preconditioner:
         return (r - self.basis @ inside) / self.sigma + self.basis @ (inside / (self.values + self.sigma))
 
 
-def _preconditioner(operator, examples, size, rank, ridge, smallest, norm, lost, seed):
-    """Nystrom: `F F^T = K[:, S] K[S, S]^{-1} K[S, :] <= K` for some examples `S`; the identity if there are no rows."""
+def _preconditioner(operator, examples, size, rank, ridge, smallest, norm, lost, seed, directions=None):
+    """Nystrom: `F F^T = K[:, S] K[S, S]^{-1} K[S, :] <= K` for some examples `S`; the identity if there are no rows.
+
+    `directions` of `K[S, S]` are kept if they are given (a run that goes on), else all that are not lost in rounding.
+    """
     floor, outputs = ridge + smallest, size // examples
     chosen = min(rank // outputs, examples)
     if chosen == 0 or not hasattr(operator, "rows"):
@@ -205,6 +214,8 @@ def _preconditioner(operator, examples, size, rank, ridge, smallest, norm, lost,
     inner = rows[:, entries]
     eigenvalues, modes = np.linalg.eigh((inner + inner.T) / 2)
     kept = eigenvalues > max(10 * lost / norm, 1e-8) * eigenvalues[-1]  # what rounding has left of K[S, S]
+    if directions is not None:
+        kept = np.arange(len(eigenvalues)) >= len(eigenvalues) - directions
     if not kept.any():
         return _Preconditioner(np.zeros((size, 0)), np.zeros(0), 1.0, floor)
     factor = rows.T @ (modes[:, kept] / np.sqrt(eigenvalues[kept]))
@@ -219,12 +230,11 @@ def _preconditioner(operator, examples, size, rank, ridge, smallest, norm, lost,
     return _Preconditioner(basis @ turn, values, sigma, floor / (smallest + sigma + excess))
 
 
-def _start(y, preconditioner, norm):
-    """The state before the first iteration; what is in it does not change between a run and its continuation."""
+def _start(y, preconditioner):
     z = preconditioner(y)
     node = preconditioner.theta
     return {
-        "norm": norm, "sigma": preconditioner.sigma, "theta": node, "rank": len(preconditioner.values), "products": 0,
+        "theta": node, "rank": len(preconditioner.values), "products": 0,
         "k": 0, "x": np.zeros_like(y), "r": y.copy(), "p": z.copy(), "rz": float(y @ z), "gauss": 0.0,
         "radau": 1 / node if node > 0 else np.inf,
     }  # fmt: skip
@@ -276,24 +286,30 @@ def _enclose(state, y, product, preconditioner, floor, lost):
     return max(base - lost * size**2, 0.0), base + lost * size**2 + rest, float(widening)
 
 
-def _save(path, problem, state):
+def _save(path, y, norm, asked, state):
     path = Path(path)
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, problem=problem, **state)
+    partial = path.with_name(path.name + ".partial.npz")
+    about = {f"about {name}": value for name, value in {"y": y, "norm": norm, **asked}.items()}
+    np.savez(partial, **about, **state)
     os.replace(partial, path)
 
 
-def _load(path, problem, norm, preconditioner, rounding):
-    """The state, or None. Operator and preconditioner are made anew, to rounding the same: on a GPU not to the bit."""
+def _load(path, y, norm, rounding, asked):
+    """The state of this problem, or None; refused if it is another's.
+
+    Operator and targets are those of the first run to rounding only: on a GPU they are not the same to the bit.
+    """
     if path is None or not Path(path).exists():
         return None
     with np.load(path, allow_pickle=False) as stored:
-        same = str(stored["problem"]) == problem and "norm" in stored.files
-        same = same and int(stored["rank"]) == len(preconditioner.values)
-        rtol = max(1e-6, 100 * rounding)
-        if not same or not np.allclose([stored["norm"], stored["sigma"]], [norm, preconditioner.sigma], rtol=rtol):
-            raise ValueError(
-                f"{path} belongs to another operator, other targets or other options: remove it, or name another checkpoint"
-            )
-        state = {name: stored[name] for name in stored.files if name != "problem"}
+        was = {name.removeprefix("about "): stored[name] for name in stored.files if name.startswith("about ")}
+        state = {name: stored[name] for name in stored.files if not name.startswith("about ")}
+    close = max(1e-6, 100 * rounding)
+    expected = {"norm": norm, **asked}
+    same = was.keys() == {"y", *expected} and was["y"].shape == y.shape
+    same = same and all(np.allclose(was[name], value, rtol=close, atol=0) for name, value in expected.items())
+    if not same or np.linalg.norm(was["y"] - y) > close * np.linalg.norm(y):
+        raise ValueError(
+            f"{path} belongs to another operator, other targets or other options: remove it, or name another checkpoint"
+        )
     return {name: value.copy() if value.ndim else value.item() for name, value in state.items()}

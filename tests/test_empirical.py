@@ -147,6 +147,38 @@ def test_ntk_parametrisation_and_plain_functions():
     np.testing.assert_allclose(scalar, empirical_ntk(apply, params, x)[:, :1, :, :1], rtol=1e-12)
 
 
+def test_tokens_constants_and_outputs_of_another_precision():
+    class Bag(nn.Module):
+        @nn.compact
+        def __call__(self, tokens):
+            return nn.Dense(2)(jnp.tanh(nn.Embed(11, 6)(tokens)).mean(axis=1))
+
+    tokens = rng.integers(0, 11, size=(5, 7))
+    params = jax.tree.map(jnp.asarray, Bag().init(jax.random.key(0), tokens))
+    expected = by_jacobian(Bag(), jax.tree.map(lambda a: a.astype(jnp.float64), params), tokens)
+    found = empirical_ntk(Bag(), params, tokens, dtype=np.float64, block=2)
+    np.testing.assert_allclose(found, expected, atol=1e-13 * np.abs(expected).max())
+    operator = ntk_operator(Bag(), params, tokens, dtype=np.float64, batch=2)
+    np.testing.assert_allclose(operator(np.ones(10)), expected.reshape(10, 10).sum(axis=1), rtol=1e-10)
+
+    x = rng.normal(size=(4, 3)).astype(np.float32)
+    counted = {"weight": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32), "steps": jnp.asarray(3)}
+    network = lambda p, x: p["steps"] * (x @ p["weight"])
+    gram = empirical_ntk(network, counted, x)
+    np.testing.assert_allclose(gram, 9 * np.einsum("ij,cd->icjd", x @ x.T, np.eye(2)), rtol=1e-5, atol=1e-5)
+    assert set(explain(network, counted, x)) == {"['weight']"}
+
+    inside = nn.Dense(2, dtype=jnp.bfloat16)  # computes in bf16, with float32 parameters
+    variables = inside.init(jax.random.key(0), x)
+    halved, whole = empirical_ntk(inside, variables, x), empirical_ntk(nn.Dense(2), variables, x)
+    assert halved.dtype == np.float32
+    np.testing.assert_allclose(halved, whole, atol=2e-2 * np.abs(whole).max())
+    with pytest.raises(ValueError, match="one array, not a tuple"):
+        empirical_ntk(lambda p, x: (x @ p["weight"], 0), counted, x)
+    with pytest.raises(ValueError, match="no floating-point arrays"):
+        empirical_ntk(network, {"steps": counted["steps"]}, x)
+
+
 def test_a_bias_that_is_added_to_the_wrong_axis_is_not_a_layers():
     def network(params, x):  # the bias varies over positions, of which there are as many as units
         return jnp.tanh(x @ params["kernel"] + params["bias"][:, None]).sum(axis=1)
@@ -173,6 +205,37 @@ def test_layers_that_mix_examples_are_refused():
         empirical_ntk(training, params, x[:1], x[1:])
 
 
+def test_one_input_first_does_not_hide_that_examples_are_mixed():
+    centred = lambda p, x: (x - x.mean(axis=0)) @ p["weight"]
+    params, x = {"weight": jnp.asarray(rng.normal(size=(3, 2)))}, rng.normal(size=(4, 3))
+    with pytest.raises(CrossExampleError):
+        explain(centred, params, x[:1])
+    with pytest.raises(CrossExampleError):
+        empirical_ntk(centred, params, x[:1])
+
+
+def test_inputs_of_two_kinds_and_blocks_larger_than_their_number():
+    network = lambda p, x: jax.lax.conv_general_dilated(
+        x, p["kernel"], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ).sum((1, 2))
+    params = {"kernel": jnp.asarray(rng.normal(size=(3, 3, 1, 2)))}
+    one, other = rng.normal(size=(1, 6, 6, 1)), rng.integers(0, 9, size=(5, 6, 6, 1)).astype(np.uint8)
+    expected = empirical_ntk(network, params, np.concatenate([one, other]))[:1, :, 1:]
+    found = empirical_ntk(network, params, one, other, block=100)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_pairs_of_positions_some_at_a_time(monkeypatch):
+    network, params, x = made("positions", n=7)
+    expected = empirical_ntk(network, params, x)
+    monkeypatch.setattr("kdlib.kernels.contraction.PAIR_BYTES", 1)
+    jax.clear_caches()
+    for kind in ("full", "sum"):
+        found = empirical_ntk(network, params, x, outputs=kind, block=4)
+        wanted = expected if kind == "full" else np.einsum("icjc->ij", expected)
+        np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize(
     "options, message",
     [(dict(outputs="mean"), '"full" or "sum"'), (dict(dtype=np.float16), "float32 or float64")],
@@ -187,6 +250,12 @@ def test_misuse_is_refused(options, message):
         empirical_ntk(lambda p, x: x, params, x)
     with pytest.raises(ValueError, match="not finite"):
         empirical_ntk(network, params, np.full_like(x, np.nan))
+    with pytest.raises(ValueError, match="block must be"):
+        empirical_ntk(network, params, x, block=-1)
+    with pytest.raises(ValueError, match="axis of examples"):
+        empirical_ntk(lambda p, x: network.apply(p, x)[:, 0].squeeze(), params, x)
+    with pytest.raises(ValueError, match="complex"):
+        empirical_ntk(lambda p, x: x, {"weight": jnp.ones(3, complex)}, x)
 
 
 @pytest.mark.parametrize("name", ["resnet with normalisation", "positions", "perceptron"])
@@ -231,7 +300,7 @@ def test_operator_divides_batches_whose_gradients_do_not_fit(monkeypatch):
     whole = ntk_operator(network, params, x, batch=5)
     parts = ntk_operator(network, params, x, batch=5)
     expected, rows = whole.diagonal, whole.rows([1, 6])
-    monkeypatch.setattr("kdlib.kernels.operator.FEATURE_BYTES", 2 * parts._engine.plan.kept)
+    monkeypatch.setattr("kdlib.kernels.operator.FEATURE_BYTES", 2 * (parts._engine.plan.kept + parts._engine.plan.late))
     assert len(list(parts._parts("test"))) == 6
     np.testing.assert_allclose(parts.diagonal, expected, rtol=1e-12)
     np.testing.assert_allclose(parts.rows([1, 6]), rows, atol=1e-12 * np.abs(rows).max())
@@ -244,7 +313,7 @@ from kdlib.kernels import empirical_ntk, ntk_operator
 from kdlib.networks import LeNet
 assert len(jax.devices()) == 4
 network, x = LeNet(outputs=3), np.random.default_rng(0).normal(size=(10, 28, 28, 1))
-params = network.init(jax.random.key(0), x[:1])
+params = jax.device_put(network.init(jax.random.key(0), x[:1]), jax.devices()[0])
 mesh = Mesh(np.array(jax.devices()), ("examples",))
 for outputs in ("full", "sum"):
     alone = empirical_ntk(network, params, x, dtype=np.float64, outputs=outputs)

@@ -71,9 +71,9 @@ class _Engine:
     def place(self, x, *, sharded):
         """`x` on the device, or over the devices of the mesh (its first axis), or on each of them."""
         if self.mesh is None:
-            return jnp.asarray(x, self.dtype)
+            return _typed(x, self.dtype)
         spec = PartitionSpec(self.mesh.axis_names[0]) if sharded else PartitionSpec()
-        return jax.device_put(np.asarray(x, self.dtype), NamedSharding(self.mesh, spec))
+        return jax.device_put(_typed(x, self.dtype), NamedSharding(self.mesh, spec))
 
     @property
     def hosted(self):
@@ -103,7 +103,7 @@ class _Engine:
     def contract(self, first, second, outputs):
         """The block of the Gram between two batches, from their features; `second` is None for one with itself."""
         with jax.default_matmul_precision(self.precision):
-            return contract(first, second, outputs)
+            return contract(first, second, outputs, hosted=self.hosted)
 
 
 def empirical_ntk(
@@ -118,17 +118,18 @@ def empirical_ntk(
         anything with `apply(params, inputs)`, or such a function; `inputs` `(n, ...)`, outputs `(n, C)` or `(n,)`. It is
         analysed once for all parameters of the same shapes: all that varies must be in `params`.
     params
-        its parameters, a pytree of floating-point arrays. Of flax variables with several collections only "params" are
-        differentiated.
+        its parameters, a pytree of arrays; those that are not of floating-point numbers are constants. Of flax
+        variables with several collections only "params" are differentiated.
     x1, x2
-        inputs; `x2=None` means `x1`, and then the result is exactly symmetric.
+        inputs, of floating-point numbers or integers; `x2=None` means `x1`, and then the result is exactly symmetric.
     outputs
         "full": every pair of outputs. "sum": `sum_c K[i, c, j, c]` (not the mean that neural-tangents' trace_axes give).
     dtype
-        of the computation and of the result; by default that of the parameters.
+        of parameters, inputs and result, float32 or float64; by default that of the parameters.
     block
         examples in a block; by default chosen from the size of the result and of the features. Memory beside the
-        result is bounded by the features of two blocks, their gradients of one layer, and `memory`.
+        result is that of a few blocks of it, the features of two, their gradients of one layer, and `memory`; and, when
+        a network is first seen, of the Jacobian of two inputs.
     memory
         bytes in which the features of all examples may be kept.
     structured
@@ -158,14 +159,19 @@ def empirical_ntk(
     x2 = x1 if symmetric else np.asarray(x2)
     if x1.shape[1:] != x2.shape[1:] or not len(x1) or not len(x2):
         raise ValueError(f"x1 and x2 must hold inputs of one shape, not {x1.shape} and {x2.shape}")
+    if block is not None and block < 1:
+        raise ValueError(f"block must be at least 1, not {block}")
+    x1, x2 = (x.astype(np.result_type(x1, x2)) for x in (x1, x2))
     probe = x1[:2] if symmetric or len(x1) > 1 else np.concatenate([x1, x2[:1]])
-    size_of = lambda engine: block or _block(engine, max(len(x1), len(x2)), symmetric, outputs)
+    longest = max(len(x1), len(x2))
+    size_of = lambda engine: min(block, longest) if block else _block(engine, longest, symmetric, outputs)
     engine = _engine(network, params, probe, outputs, dtype, structured, precision, mesh, size_of)
-    width, block = engine.outputs if outputs == "full" else 1, size_of(engine)
+    width = engine.outputs if outputs == "full" else 1
+    sizes = [min(size_of(engine), len(x)) for x in (x1, x2)]
     if mesh is not None:
-        block = -(-block // mesh.size) * mesh.size  # whole rows for every device
+        sizes = [-(-size // mesh.size) * mesh.size for size in sizes]  # whole rows for every device
     gram = np.empty((len(x1) * width, len(x2) * width), engine.dtype)
-    rows, columns = range(0, len(x1), block), range(0, len(x2), block)
+    rows, columns = (range(0, len(x), size) for x, size in zip((x1, x2), sizes, strict=True))
     pairs = [(i, j) for i in rows for j in columns if not symmetric or j >= i]
     keep = engine.plan.kept * (len(x1) + (0 if symmetric else len(x2))) <= memory
     kept = {}
@@ -174,7 +180,8 @@ def empirical_ntk(
         source = x1 if side == 0 or symmetric else x2
         key = (0 if symmetric else side, start)
         if key not in kept:
-            found = engine.features(_padded(source[start : start + block], block), sharded=True)
+            size = sizes[side]
+            found = engine.features(_padded(source[start : start + size], size), sharded=True)
             if not keep:
                 return found
             kept[key] = found
@@ -194,17 +201,18 @@ def empirical_ntk(
     last = None
     shown = tqdm(pairs, desc="NTK blocks", disable=not progress or len(pairs) < 12)
     for (i, j), values in _ahead(shown, block_of):
-        a, b = slice(i * width, (i + block) * width), slice(j * width, (j + block) * width)
+        a, b = slice(i * width, (i + sizes[0]) * width), slice(j * width, (j + sizes[1]) * width)
         values = values[: gram[a].shape[0], : gram[:, b].shape[1]]
         if not np.isfinite(values).all():
             raise ValueError(
-                f"the kernel is not finite: look at the parameters and at inputs {i} to {i + block}, {j} to {j + block}"
+                "the kernel is not finite: look at the parameters and at inputs "
+                f"{i} to {i + sizes[0]}, {j} to {j + sizes[1]}"
             )
-        gram[a, b] = values
         if symmetric and i == j:  # rounding makes the two triangles differ in the last bit
-            gram[a, b] = np.tril(values) + np.tril(values, -1).T
+            values = np.tril(values) + np.tril(values, -1).T
         elif symmetric:
             gram[b, a] = values.T
+        gram[a, b] = values
     return gram if outputs == "sum" else gram.reshape(len(x1), width, len(x2), width)
 
 
@@ -220,10 +228,13 @@ def _ahead(pairs, block_of):
     yield waiting, np.asarray(block)
 
 
-def explain(network, params, x):
-    """How each parameter is handled, for one input `x` of a batch `(n, ...)`: `{path: "layer" or the reason}`."""
-    engine = _engine(network, params, np.asarray(x), "full", None, True, "highest", None)
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(_split(params)[0])[0]]
+def explain(network, params, x, *, dtype=None):
+    """How each parameter is handled, for inputs `x`, `(n, ...)`: `{path: "layer" or the reason}`."""
+    engine = _engine(network, params, np.asarray(x), "full", dtype, True, "highest", None)
+    leaves = jax.tree_util.tree_flatten_with_path(_split(params)[0])[0]
+    paths = [
+        jax.tree_util.keystr(path) for path, leaf in leaves if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)
+    ]
     found = dict.fromkeys(range(len(paths)), "layer") | {
         i: f"explicit: {engine.plan.structure.reasons[i]}" for i in engine.plan.structure.explicit
     }
@@ -243,17 +254,24 @@ def _split(params):
 def _engine(network, params, probe, outputs, dtype, structured, precision, mesh, size_of=lambda engine: 2):
     """The engine of a network; `size_of` it: of how many inputs features will be asked first."""
     trained, rest = _split(params)
-    leaves, tree = jax.tree.flatten(trained)
-    fixed, fixed_tree = jax.tree.flatten(rest)
+    everything, tree = jax.tree.flatten(trained)
+    other, rest_tree = jax.tree.flatten(rest)
+    floating = [jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) for leaf in everything]
+    if any(jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.complexfloating) for leaf in everything):
+        raise ValueError("params holds complex arrays: the NTK of real parameters is meant")
+    leaves = [leaf for leaf, moves in zip(everything, floating, strict=True) if moves]
+    constants = [leaf for leaf, moves in zip(everything, floating, strict=True) if not moves]
     if not leaves:
-        raise ValueError("params holds no arrays: nothing to differentiate")
+        raise ValueError("params holds no floating-point arrays: nothing to differentiate")
     dtype = np.dtype(dtype or jnp.result_type(*leaves))
     if dtype not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be float32 or float64, not {dtype}")
-    cast = lambda leaf: jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) else leaf
-    leaves, fixed = [cast(leaf) for leaf in leaves], [cast(leaf) for leaf in fixed]
-    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in (*leaves, *map(jnp.asarray, fixed)))
-    key = (network, tree, fixed_tree, shapes, probe.shape[1:], dtype, outputs, structured)
+        raise ValueError(f"dtype must be float32 or float64, not {dtype}; pass dtype=np.float32 to compute in it")
+    leaves = [jnp.asarray(leaf, dtype) for leaf in leaves]
+    fixed = [_typed(leaf, dtype) for leaf in (*constants, *other)]
+    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in (*leaves, *fixed))
+    probe = _typed(probe[np.arange(2) % len(probe)], dtype)
+    asked = (probe.shape[1:], probe.dtype, dtype, outputs, structured, precision)
+    key = (network, tree, rest_tree, tuple(floating), shapes, asked)
     try:
         hash(key)
     except TypeError:  # a network that cannot be told from others is analysed anew
@@ -262,24 +280,41 @@ def _engine(network, params, probe, outputs, dtype, structured, precision, mesh,
         apply = network.apply if hasattr(network, "apply") else network
 
         def batched(leaves, fixed, x):
-            restored = jax.tree.unflatten(tree, leaves)
-            other = jax.tree.unflatten(fixed_tree, fixed)
-            return apply(restored if other is None else {"params": restored, **other}, x)
+            trained, constants = iter(leaves), iter(fixed)
+            restored = jax.tree.unflatten(tree, [next(trained if moves else constants) for moves in floating])
+            other = jax.tree.unflatten(rest_tree, list(constants))
+            given = apply(restored if other is None else {"params": restored, **other}, x)
+            if not hasattr(given, "astype"):
+                raise ValueError(f"the network must give one array, not a {type(given).__name__}")
+            return given.astype(dtype)  # what it computes in itself is its own
 
         while len(_PLANS) >= 32:
             _PLANS.pop(next(iter(_PLANS)))
-        _PLANS[key] = _plan(batched, leaves, fixed, jnp.asarray(probe[:2], dtype), outputs, structured, size_of)
+        with jax.default_matmul_precision(precision):  # a product of parameters alone keeps what it is traced with
+            _PLANS[key] = _plan(batched, leaves, fixed, probe, outputs, structured, size_of)
+    if mesh is not None:
+        leaves, fixed = jax.device_put((leaves, fixed), NamedSharding(mesh, PartitionSpec()))
     return _Engine(_PLANS[key], leaves, fixed, dtype, precision, mesh)
 
 
 _PLANS = {}  # the latest, so that a second call compiles nothing
 
 
+def _typed(x, dtype):
+    """`x` as an array: of `dtype` if it is of floating-point numbers, and as it is (tokens, pixels) if not."""
+    x = jnp.asarray(x)
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
 def _plan(batched, leaves, fixed, probe, outputs, structured, size_of):
     """Analyse a network, check the analysis on two inputs, and fall back to explicit gradients if it does not hold."""
+    dtype = leaves[0].dtype
 
     def per_example(leaves, fixed, x):
-        return batched(leaves, fixed, x[None])[0]
+        alone = batched(leaves, fixed, x[None])
+        if not alone.ndim:
+            raise ValueError("the network must keep the axis of examples, of one example too: it gives a scalar")
+        return alone[0]
 
     @jax.jit
     def both_ways(leaves, fixed, x):
@@ -289,14 +324,14 @@ def _plan(batched, leaves, fixed, probe, outputs, structured, size_of):
     together, apart = both_ways(leaves, fixed, probe)
     if together.ndim not in (1, 2) or len(together) != len(probe):
         raise ValueError(f"the network must give (n,) or (n, C) outputs for n inputs, not {together.shape}")
-    _refuse_mixing(together, apart, probe.dtype)
+    _refuse_mixing(together, apart, dtype)
     for attempt in dict.fromkeys((structured, False)):
         structure = analyse(per_example, leaves, fixed, probe[0], structured=attempt)
         shapes = jax.eval_shape(structure.features, leaves, fixed, probe[0])
         forms = forms_of(shapes, structure.outputs, outputs)
-        size = bytes_of(shapes, forms, structure.outputs, probe.dtype)
+        size = bytes_of(shapes, forms, structure.outputs, dtype)
         plan = _Plan(structure, per_example, compiled_features(structure, forms, outputs), forms, *size)
-        engine = _Engine(plan, leaves, fixed, probe.dtype, "highest")
+        engine = _Engine(plan, leaves, fixed, dtype, "highest")
         if not attempt or _agrees(engine, probe, outputs, engine.batch(size_of(engine))):
             return plan
         warnings.warn(
@@ -312,9 +347,11 @@ def _perturbed(both_ways, leaves, fixed, probe):
     draw = np.random.default_rng(0)
 
     def moved(a):
-        if not jnp.issubdtype(a.dtype, jnp.floating):
-            return a
         a = np.asarray(a)
+        if not np.issubdtype(a.dtype, np.floating):  # tokens: only made to differ
+            return jnp.asarray(
+                a if (a[0] != a[1]).any() else np.stack([a[0], np.roll(a[0].ravel(), 1).reshape(a[0].shape)])
+            )
         return jnp.asarray(a + 0.05 * (float(np.abs(a).mean()) + 0.02) * draw.normal(size=a.shape), a.dtype)
 
     changed = [moved(leaf) for leaf in leaves], moved(probe)
@@ -337,14 +374,18 @@ def _agrees(engine, probe, outputs, size):
     """Whether the decomposition gives what explicit Jacobians give, for two inputs (of a batch of `size`)."""
     n, c = len(probe), engine.outputs
 
-    def jacobian(x):
-        _, pull = jax.vjp(lambda leaves: engine.plan.per_example(leaves, engine.fixed, x).ravel(), engine.leaves)
-        rows = jax.vmap(pull)(jnp.eye(c, dtype=engine.dtype))[0]
-        return jnp.concatenate([row.reshape(c, -1) for row in rows], axis=1)
+    @jax.jit
+    def jacobian(leaves, fixed, x):
+        _, pull = jax.vjp(lambda leaves: engine.plan.per_example(leaves, fixed, x).ravel(), leaves)
+        return [rows.reshape(c, -1) for rows in jax.vmap(pull)(jnp.eye(c, dtype=engine.dtype))[0]]
 
+    expected = np.zeros((n * c, n * c))
     with jax.default_matmul_precision("highest"):
-        explicit = np.concatenate([np.asarray(jax.jit(jacobian)(x), np.float64) for x in probe])
-    expected = (explicit @ explicit.T).reshape(n, c, n, c)
+        jacobians = [jacobian(engine.leaves, engine.fixed, x) for x in probe]
+        for rows in zip(*jacobians, strict=True):  # parameter by parameter: in float64 the whole may be large
+            both = np.concatenate([np.asarray(row, np.float64) for row in rows])
+            expected += both @ both.T
+    expected = expected.reshape(n, c, n, c)
     features = engine.features(_padded(np.asarray(probe), size), sharded=False)
     features = jax.tree.map(lambda a: a[:n], features)
     found = np.asarray(engine.contract(features, None, outputs), np.float64)
@@ -361,7 +402,9 @@ def _padded(batch, size):
 
 def _block(engine, n, symmetric, outputs):
     """Examples in a block: at most a gigabyte of features; eight blocks along a symmetric Gram, if they are not small."""
-    limit = max(1, FEATURE_BYTES // max(1, engine.plan.kept + engine.plan.late))
+    plan = engine.plan
+    needed = plan.kept + plan.late if engine.hosted else max(plan.kept + plan.late, plan.made)
+    limit = max(1, FEATURE_BYTES // max(1, needed))
     width, least = (engine.outputs, 640) if outputs == "full" else (1, 256)  # rows below which products are slow
     rows = min(max(n * width // 8, least), BLOCK_ROWS) if symmetric else BLOCK_ROWS
     block = int(max(1, min(-(-rows // width), limit, n)))

@@ -91,14 +91,17 @@ class NTKOperator:
                 found.append(np.asarray(squared_norms(features), np.float64))
         return np.concatenate(found)[: self.examples]
 
+    def _size(self):
+        """Of how many examples features (and gradients of one layer, where they are made late) fit `FEATURE_BYTES`."""
+        plan = self._engine.plan
+        return max(1, min(self._batch, FEATURE_BYTES // max(1, plan.kept + plan.late)))
+
     def _parts(self, description):
-        """The batches, in parts whose features (gradients of single examples, where it needs be) fit `FEATURE_BYTES`."""
-        size = max(1, min(self._batch, FEATURE_BYTES // max(1, self._engine.plan.kept)))
-        size = -(-self._batch // -(-self._batch // size))
+        """The batches, in parts whose features fit `FEATURE_BYTES`."""
+        size = -(-self._batch // -(-self._batch // self._size()))
         starts = [(k, i) for k in range(len(self._batches)) for i in range(0, self._batch, size)]
         for k, i in tqdm(starts, desc=description, disable=not self._progress or len(starts) < 12):
-            part = np.asarray(self._batches[k])[i : i + size]
-            yield part
+            yield np.asarray(self._batches[k])[i : i + size]
 
     @property
     def trace(self):
@@ -107,13 +110,16 @@ class NTKOperator:
 
     def rows(self, examples):
         """`K[examples]`, `(len(examples) C, n C)`: all outputs of some examples against everything."""
-        chosen = np.concatenate([np.asarray(self._batches[i // self._batch][i % self._batch])[None] for i in examples])
-        mine = self._engine.features(chosen, sharded=False)
-        found = []
-        for inputs in self._parts("rows"):
-            theirs = self._engine.features(inputs, sharded=False)
-            found.append(np.asarray(self._engine.contract(mine, theirs, "full")))
-        return np.concatenate(found, axis=1)[:, : self.examples * self.outputs]
+        chosen = np.stack([np.asarray(self._batches[i // self._batch][i % self._batch]) for i in examples])
+        found, size = [], self._size()
+        for start in range(0, len(chosen), size):
+            mine = self._engine.features(chosen[start : start + size], sharded=False)
+            row = []
+            for inputs in self._parts("rows"):
+                theirs = self._engine.features(inputs, sharded=False)
+                row.append(np.asarray(self._engine.contract(mine, theirs, "full")))
+            found.append(np.concatenate(row, axis=1)[:, : self.examples * self.outputs])
+        return np.concatenate(found)
 
 
 def ntk_operator(network, params, x, *, batch=256, dtype=None, precision="highest", mesh=None, progress=True):
@@ -122,11 +128,11 @@ def ntk_operator(network, params, x, *, batch=256, dtype=None, precision="highes
     Parameters
     ----------
     network, params, dtype, precision, mesh
-        as in `empirical_ntk`; with a mesh every batch is spread over its devices.
+        as in `empirical_ntk`; with a mesh the products spread every batch over its devices.
     x
         inputs `(n, ...)`.
     batch
-        examples at a time: the memory is that of one training step on as many.
+        examples at a time in a product: its memory is that of one training step on as many, and of all inputs.
     progress
         show progress bars of rows and diagonal.
 

@@ -64,7 +64,8 @@ class Structure:
         Rows are `(positions, inputs)`, columns `(C, positions, outputs of the layer)`, gradients `(C, size)`.
         """
         explicit = [leaves[i] for i in self.explicit]
-        probes = [jnp.zeros(layer.shape, x.dtype) for layer in self.layers]
+        dtype = self.jaxpr.outvars[0].aval.dtype
+        probes = [jnp.zeros(layer.shape, dtype) for layer in self.layers]
 
         def forward(probes, explicit):
             full = list(leaves)
@@ -73,10 +74,10 @@ class Structure:
             return self._evaluate([*full, *fixed, x], probes)
 
         _, pull, seen = jax.vjp(forward, probes, explicit, has_aux=True)
-        cotangents, gradients = jax.vmap(pull)(jnp.eye(self.outputs, dtype=x.dtype))
+        cotangents, gradients = jax.vmap(pull)(jnp.eye(self.outputs, dtype=dtype))
         rows, columns = [], []
         for layer, operand, cotangent in zip(self.layers, seen, cotangents, strict=True):
-            row = layer.weight_scale * layer.rows(operand)
+            row = layer.weight_scale * layer.rows(operand).astype(dtype)
             if layer.bias is not None:
                 row = jnp.concatenate([row, jnp.full((len(row), 1), layer.bias_scale, row.dtype)], axis=1)
             rows.append(row)
