@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kdlib.kernels.contraction import squared_norms
-from kdlib.kernels.empirical import FEATURE_BYTES, _engine, _padded
+from kdlib.kernels.engine import FEATURE_BYTES, engine_of, padded
 
 
 class NTKOperator:
@@ -30,7 +30,7 @@ class NTKOperator:
         self._engine, self._progress = engine, progress
         self.examples, self.outputs, self.dtype = len(x), engine.outputs, engine.dtype
         self.products, self._batch = 0, batch
-        self._batches = [engine.place(_padded(x[i : i + batch], batch), sharded=True) for i in range(0, len(x), batch)]
+        self._batches = [engine.place(padded(x[i : i + batch], batch), sharded=True) for i in range(0, len(x), batch)]
 
         def forward(leaves, inputs):
             return jax.vmap(engine.plan.per_example, in_axes=(None, None, 0))(leaves, engine.fixed, inputs).reshape(
@@ -141,7 +141,7 @@ def ntk_operator(network, params, x, *, batch=256, dtype=None, precision="highes
     `NTKOperator`, which `certified_supervision_complexity` takes.
     """
     x = np.asarray(x)
-    engine = _engine(network, params, x, "full", dtype, True, precision, mesh)
+    engine = engine_of(network, params, x, "full", dtype, True, precision, mesh)
     batch = min(batch, len(x))
     if mesh is not None:
         batch = -(-batch // mesh.size) * mesh.size
