@@ -80,7 +80,7 @@ benchmark-ntk: environment
 	  .venv-peers/$$peer/bin/python -m pip install --quiet $$([ $$peer = torch ] || echo --no-deps) -r benchmarks/peers/$$peer.txt; }; done
 	@python benchmarks/ntk.py
 
-# Certified supervision complexities of a finite network at sizes where its Gram does not fit: an hour on two cores.
+# Certified supervision complexities of a finite network at sizes where its Gram does not fit: 20 minutes on two cores.
 certified: environment
 	@python benchmarks/certified.py
 

@@ -29,7 +29,7 @@ def main():
     """Compute the rows that the table lacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", nargs="+", type=int, default=[1000, 2500, 5000, 10_000])
-    parser.add_argument("--ridges", nargs="+", type=float, default=[0.1], help="in units of the mean diagonal")
+    parser.add_argument("--ridges", nargs="+", type=float, default=[0.1, 0.01], help="in units of the mean diagonal")
     parser.add_argument("--dtype", default="float64", choices=["float32", "float64"])
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--rank", type=int, default=500)
