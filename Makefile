@@ -1,13 +1,13 @@
-# Everything a fresh machine needs: `make book` builds the book by running it, `make test` tests it.
-# Options: ACCELERATOR=cuda (JAX for an NVIDIA GPU), SCALE=quick, PYTHON=python3.12, JOBS=2 (chapters at a time), and for
-# `make reproduce` DATA="name=path ..." (images that are not where they are expected) and PROFILE (of a cluster).
+# Everything a fresh machine needs: `make book` builds the book by running it, `make test` tests it; `make help` says what
+# else there is. A word after ## on the line of a target or an option is its help.
 
-PYTHON ?= python3
-ACCELERATOR ?= cpu
-SCALE ?= quick
-JOBS ?= 2
-DATA ?=
-PROFILE ?=
+PYTHON ?= python3## for the environment: 3.11 to 3.13
+ACCELERATOR ?= cpu## cuda: JAX for an NVIDIA GPU
+SCALE ?= quick## of chapters and experiments, as in workflow/scales
+JOBS ?= 2## chapters at a time
+NAME ?=## of a page, for `make chapter`
+DATA ?=## for `make reproduce`: "name=path ...", images that are not where they are expected
+PROFILE ?=## for `make reproduce`: a cluster's, as in workflow/profiles
 
 ifeq ($(ACCELERATOR),cuda)
   VENV := .venv-cuda
@@ -27,27 +27,52 @@ export XLA_PYTHON_CLIENT_PREALLOCATE ?= false
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/_build/jax-cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
-.PHONY: book test reproduce environment outputs results browser lint benchmark benchmark-ntk benchmark-bfloat16 certified lock clean
+PYTEST := KDLIB_RECORDS="$(CURDIR)/_build/test-records" KDLIB_LOCK=$(LOCK) python -m pytest -n $(JOBS) --dist loadfile
 
-book: environment
+.DEFAULT_GOAL := book
+.PHONY: help book chapter check types test test-cluster reproduce environment outputs results browser lint notebook-diffs \
+  benchmark benchmark-ntk benchmark-bfloat16 certified lock clean
+
+help: ## this list
+	@echo "make TARGET [OPTION=VALUE ...]"; echo
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf '  %-20s%s\n' "$$name" "$$text"; done
+	@echo; echo "Options:"
+	@sed -n 's/^\([A-Z]*\) ?= *\(.*\)## /\1=\2\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf '  %-20s%s\n' "$$name" "$$text"; done
+
+book: environment ## execute what has changed and render the book to _build/html
 	@python -m workflow.book --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK)
 
-test: book browser
-	@ruff check . && ruff format --check .
-	@KDLIB_RECORDS=$(CURDIR)/_build/test-records KDLIB_LOCK=$(LOCK) python -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+chapter: environment ## look at one page: execute what it needs, render a preview (NAME=transfer_risk)
+	@python -m workflow.book --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK) --chapter "$(NAME)"
 
-# The papers' experiments at a scale: trainings, kernels, tables. Killed, it goes on where it was.
-reproduce: environment
-	@python -m workflow.reproduce --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK) $(if $(PROFILE),--profile $(PROFILE) --retries 3) $(if $(DATA),--data $(DATA))
+check: environment ## the short round: lint, types, fast tests (two minutes)
+	@ruff check . && ruff format --check .
+	@$(MAKE) --no-print-directory types
+	@$(PYTEST) -m "not slow and not cluster" tests
+
+types: environment ## the types of kdlib
+	@basedpyright --pythonpath $(BIN)/python
+
+test: book browser ## everything: lint, types, library, notebooks, rendered pages in a browser without a network
+	@ruff check . && ruff format --check .
+	@$(MAKE) --no-print-directory types
+	@$(PYTEST) tests
+
+test-cluster: environment ## a job on a Slurm of this machine's own (root; it starts daemons and puts back what it changes)
+	@$(PYTEST) -n 0 -m cluster tests/cluster
+
+# Killed, it goes on where it was.
+reproduce: environment ## the papers' experiments at a scale: trainings, kernels, tables
+	@python -m workflow.reproduce --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK) $(if $(PROFILE),--profile "$(PROFILE)" --retries 3) $(if $(DATA),--data $(DATA))
 
 # The environment, from the hashed lock. uv where there is one, pip where not.
-environment: $(VENV)/.installed
+environment: $(VENV)/.installed ## the environment in .venv, from the hashed lock
 $(VENV)/.installed: $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
 	@echo "Making the environment in $(VENV) (about 1 GB)"
 	@if command -v uv >/dev/null 2>&1; then \
 	  { [ -x $(BIN)/python ] || uv venv --quiet --python "$(PYTHON)" $(VENV); } && \
-	  uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCK) && \
+	  uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(LOCK) && \
 	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
 	else \
 	  { [ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV); } && \
@@ -56,45 +81,45 @@ $(VENV)/.installed: $(LOCK) pyproject.toml
 	fi
 	@touch $@
 
-# A browser for the tests of the rendered pages.
-browser: environment
+browser: environment ## a browser for the tests of the rendered pages
 	@python tests/browser.py --install
 
-# Execute the chapters and store their outputs in book/, which is what nbval compares with.
-outputs: book
-	@python -m workflow.store_outputs $(filter-out %.failed.ipynb %.partial.ipynb,$(wildcard _build/$(SCALE)/notebooks/[0-9][0-9]_*.ipynb))
-	@python -m workflow.book --scale $(SCALE) --lock $(LOCK) --touch >/dev/null 2>&1
+outputs: book ## execute the chapters and store their outputs in book/, which is what the tests compare with
+	@python -m workflow.store_outputs --scale $(SCALE)
 
-# Keep a scale's tables, with their provenance, for readers who cannot run it: of chapters after `make book SCALE=...`, of
-# experiments after `make reproduce SCALE=...`.
-results: environment
+# Of chapters after `make book SCALE=...`, of experiments after `make reproduce SCALE=...`.
+results: environment ## keep a scale's tables, with their provenance, for readers who cannot run it
 	@mkdir -p results/$(SCALE) && cp _build/$(SCALE)/records/*.csv results/$(SCALE)/ && ls results/$(SCALE)
 
-lint: environment
+lint: environment ## mend what ruff can mend
 	@ruff check --fix . && ruff format .
 
-# The NTK engine against its peers, each in an environment of its own (PyTorch alone is large); `make benchmark-ntk`.
-benchmark-ntk: environment
+# nbdime stays out of the lock: what it brings makes every start of papermill and jupyter-book slower by seconds.
+notebook-diffs: ## let `git diff` show notebooks readably in this clone (.gitattributes)
+	@[ -x .venv-peers/nbdime/bin/nbdime ] || { $(PYTHON) -m venv .venv-peers/nbdime && .venv-peers/nbdime/bin/python -m pip install --quiet nbdime==4.0.4; }
+	@git config diff.jupyternotebook.command '"$(CURDIR)/.venv-peers/nbdime/bin/git-nbdiffdriver" diff --ignore-outputs --ignore-metadata'
+
+# Each peer in an environment of its own (PyTorch alone is large).
+benchmark-ntk: environment ## the NTK engine against its peers
 	@for peer in neural_tangents torch; do \
 	  [ -x .venv-peers/$$peer/bin/python ] || { $(PYTHON) -m venv .venv-peers/$$peer && \
 	  .venv-peers/$$peer/bin/python -m pip install --quiet $$([ $$peer = torch ] || echo --no-deps) -r benchmarks/peers/$$peer.txt; }; done
 	@python benchmarks/ntk.py
 
-# Certified supervision complexities of a finite network at sizes where its Gram does not fit: 20 minutes on two cores.
-certified: environment
+certified: environment ## certified complexities at sizes where the Gram does not fit (20 minutes on two cores)
 	@python benchmarks/certified.py
 
-benchmark-bfloat16: environment
+benchmark-bfloat16: environment ## kernels in bfloat16 arithmetic
 	@python benchmarks/bfloat16.py
 
-benchmark: environment
+benchmark: environment ## the path over n, and training
 	@python benchmarks/path_over_n.py && python benchmarks/training.py
 
-# New locks from requirements/*.in. The old ones go first: uv reads them as preferences.
-lock:
+# The old ones go first: uv reads them as preferences.
+lock: ## new locks from requirements/*.in (needs uv)
 	@cd requirements && rm -f *.lock && for name in requirements requirements-cuda; do \
 	  uv pip compile $$name.in --excludes excludes.txt --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-annotate --no-emit-index-url --no-emit-find-links --quiet -o $$name.lock || exit 1; done
 
-clean:
+clean: ## remove all that was built
 	rm -rf _build .snakemake

@@ -1,11 +1,11 @@
 """Three bf16 products in place of a float32 one: do they pay on this machine? Run: `make benchmark-bfloat16`.
 
 A float32 number is nearly the sum of two bf16 numbers (very nearly, of three), so three (six) products of bf16 matrices
-with float32 sums give most of a float32 product. That pays where a processor multiplies bf16 more than three (six) times
-as fast. JAX has a name for it, `precision="BF16_BF16_F32_X3"`, and a CPU accepts and ignores it, as the row of its own
-shows; so the parts are written out here. Measured, interleaved: the product in which the Gram of the dense network W1
-spends its time, and a large one; medians, ratios to float32, and the largest difference from float64 relative to the
-largest entry. Results: `benchmarks/results/bfloat16.json`.
+with float32 sums give most of a float32 product. That pays where a processor multiplies bf16 more than three (six)
+times as fast. JAX has a name for it, `precision="BF16_BF16_F32_X3"`, and a CPU accepts and ignores it, as the row of
+its own shows; so the parts are written out here. Measured, interleaved: the product in which the Gram of the dense
+network W1 spends its time, and a large one; medians, ratios to float32, and the largest difference from float64
+relative to the largest entry. Results: `benchmarks/results/bfloat16.json`.
 """
 
 import argparse

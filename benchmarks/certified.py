@@ -3,7 +3,7 @@
 The network is chapter 5's teacher; the supervision are the labels, and its own logits, of Fashion-MNIST images it has
 not been trained on. A ridge of a given share of the mean diagonal is part of the question: it is what makes an upper
 end possible. One row for each n, ridge and supervision, appended as soon as it is done: a killed run goes on where it
-was, in the middle of an interval too. The table is `results/engine/14_certified.csv`.
+was, in the middle of an interval too. The table is `results/engine/certified.csv`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from kdlib.networks import SmallConvolutional
 from kdlib.provenance import device_name, provenance
 from kdlib.train import train_network
 
-TABLE = Path(__file__).resolve().parent.parent / "results" / "engine" / "14_certified.csv"
+TABLE = Path(__file__).resolve().parent.parent / "results" / "engine" / "certified.csv"
 
 
 def main():

@@ -5,7 +5,8 @@ the runs are interleaved, repeated, and the medians reported with the time of th
 peak memory of the process, and the largest difference from a float64 Jacobian. The same plain functions of arrays go
 to all. A contender that has not come back after `--patience` seconds, or needs more memory than there is, is run on
 fewer inputs and its time scaled by the square of their number: marked, and too long where batches or a part that is
-linear in their number help. `--workloads` measures some and keeps the others' rows. Results: `benchmarks/results/ntk.json`.
+linear in their number help. `--workloads` measures some and keeps the others' rows. Results:
+`benchmarks/results/ntk.json`.
 """
 
 import argparse
@@ -187,8 +188,11 @@ def main():
             mine = next(row for row in rows[::-1] if row["contender"] == "kdlib")
             for row in (row for row in rows if (row["workload"], row["outputs"]) == (workload, outputs)):
                 print(
-                    f"{workload} {outputs:<5}{row['contender']:<22}{row['seconds']:9.3f} s{'*' if row['scaled'] else ' '}"
-                    f"{row['seconds'] / mine['seconds']:8.1f}x  first {row['first call']:6.1f} s  {row['peak GB']:5.2f} GB"
+                    f"{workload} "
+                        f"{outputs:<5}{row['contender']:<22}{row['seconds']:9.3f} "
+                        f"s{'*' if row['scaled'] else ' '}"
+                    f"{row['seconds'] / mine['seconds']:8.1f}x  first "
+                        f"{row['first call']:6.1f} s  {row['peak GB']:5.2f} GB"
                     f"  difference {row['difference']:.0e}  {100 * row['of GEMM rate']:4.0f} % of GEMM", flush=True,
                 )  # fmt: skip
     from kdlib.provenance import device_name, provenance

@@ -80,7 +80,7 @@ def compare(examples, held_out, points, repeats):
     at = sizes - 1
     difference = max(
         np.max(np.abs(a - b) / np.maximum(1, np.abs(b)))
-        for a, b in zip((fast[0][at], fast[1][:, at], fast[2][:, at]), slow)
+        for a, b in zip((fast[0][at], fast[1][:, at], fast[2][:, at]), slow, strict=True)
     )
     path, solve = statistics.median(path_seconds), statistics.median(solve_seconds)
     return {

@@ -58,7 +58,8 @@ def main():
         jnp.asarray(draw.integers(0, 10, 2048)),
     )
     torch = subprocess.Popen(
-        [options.peers / "torch" / "bin" / "python", HERE / "training_torch.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [options.peers / "torch" / "bin" / "python", HERE / "training_torch.py"], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     peer = torch.stdout.readline().split()
 
@@ -84,7 +85,8 @@ def main():
         rates = [options.batch / statistics.median(times) for times in (mine, theirs)]
         rows.append(
             {
-                "network": name, "kdlib": round(rates[0]), "PyTorch": round(rates[1]), "ratio": round(rates[0] / rates[1], 2),
+                "network": name, "kdlib": round(rates[0]), "PyTorch": round(rates[1]),
+                "ratio": round(rates[0] / rates[1], 2),
                 "seconds_to_the_second_step": round(compiled, 1), "steps": steps,
             }
         )  # fmt: skip

@@ -54,7 +54,8 @@ def lenet(width):
     return nn.Sequential(*layers, nn.Linear(units, 10))
 
 
-NETWORKS = {"lenet-5": lambda: lenet(1), "lenet-5x8": lambda: lenet(8), "resnet-8": lambda: residual(1), "resnet-20": lambda: residual(3)}  # fmt: skip
+NETWORKS = {"lenet-5": lambda: lenet(1), "lenet-5x8": lambda: lenet(8), "resnet-8": lambda: residual(1),
+"resnet-20": lambda: residual(3)}  # fmt: skip
 
 
 def main():

@@ -1,12 +1,25 @@
-"""kdlib: the library behind *Knowledge distillation, verified*.
+"""kdlib: the library behind *Knowledge distillation, verified*. Follow the way of the data, from the top down::
 
-The modules follow the way of the data: `data` -> `labels` -> `kernels` -> `path` -> `bounds` -> `ledger`;
-each one imports only what stands before it. Importing kdlib switches JAX to 64-bit arrays, because theorems
-are checked to rounding; arrays that you make as float32 stay float32 wherever a docstring says so.
+    data         images with their labels, and tasks on the circle
+    labels       what a student is trained on: the distillation loss, effective logits
+    training     networks, recipes, teachers, and the one training loop
+    kernels      neural tangent kernels, of infinite width and of finite networks
+    path         the students of all n from one Cholesky factor
+    complexity   supervision complexity (also as a certified interval), data inefficiency
+    bounds, margin, dynamics, difficulty    transfer risk; margin bounds; flows; everything for your own pair
+    experiments, ledger    the papers' experiments; checks, records and the pages that show them
+    tools        what every room uses, and what only notebooks use
+
+A module imports what stands above it, and `tools`. Where JAX is installed, importing kdlib switches it to 64-bit
+arrays, because theorems are checked to rounding; labels, path, complexity, bounds, margin and difficulty work without
+JAX.
 """
 
-import jax
-
-jax.config.update("jax_enable_x64", True)
+try:
+    import jax
+except ModuleNotFoundError:
+    pass
+else:
+    jax.config.update("jax_enable_x64", True)
 
 __version__ = "0.1.0"

@@ -10,11 +10,25 @@ is the probability of its event, estimated on held-out inputs with an exact (Clo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta
-from scipy.stats import t as student_t
+
+from kdlib.path import InterpolationPath
+from kdlib.tools.arrays import number, real_array
+from kdlib.tools.intervals import clopper_pearson, mean_interval
+
+__all__ = [
+    "HeldOut",
+    "angle_bound",
+    "clopper_pearson",
+    "mean_interval",
+    "oracle_bound",
+    "power_function_bound",
+    "transfer_angle",
+    "transfer_risk",
+]
 
 
 @dataclass(frozen=True)
@@ -39,41 +53,9 @@ class HeldOut:
     delta: float
 
 
-def clopper_pearson(successes, trials, delta=0.05):
-    """The exact two-sided interval of level `1 - delta` for a binomial probability: `(lower, upper)` arrays."""
-    successes = np.asarray(successes)
-    if not 0 < delta < 1:
-        raise ValueError(f"delta must be in (0, 1), not {delta}")
-    if trials < 1 or np.any(successes < 0) or np.any(successes > trials):
-        raise ValueError(f"successes must be in 0..{trials}, and at least one trial is needed")
-    lower = np.where(successes > 0, beta.ppf(delta / 2, np.maximum(successes, 1), trials - successes + 1), 0.0)
-    upper = np.where(successes < trials, beta.ppf(1 - delta / 2, successes + 1, np.maximum(trials - successes, 1)), 1.0)
-    return lower, upper
-
-
-def mean_interval(values, delta=0.05):
-    """Student-t interval of level `1 - delta` for a mean over seeds: `(lower, upper)` floats.
-
-    Parameters
-    ----------
-    values
-        `(seeds,)`; or `(cases, seeds)`, where both which cases and which seeds were drawn is left to chance: the
-        variance of the mean is then the sum of what the means by seed and the means by case show.
-    """
-    values = np.asarray(values, np.float64)
-    if values.ndim not in (1, 2) or values.shape[-1] < 2:
-        raise ValueError(
-            f"an interval needs values of shape (seeds,) or (cases, seeds), two seeds at least, not {values.shape}"
-        )
-    by_seed = values if values.ndim == 1 else values.mean(axis=0)
-    variance = by_seed.var(ddof=1) / len(by_seed)
-    if values.ndim == 2:
-        variance += values.mean(axis=1).var(ddof=1) / len(values)
-    half = student_t.ppf(1 - delta / 2, len(by_seed) - 1) * np.sqrt(variance)
-    return float(by_seed.mean() - half), float(by_seed.mean() + half)
-
-
-def transfer_risk(path, teacher_logits, *, n=None, delta=0.05):
+def transfer_risk(
+    path: InterpolationPath, teacher_logits, *, n: Sequence[int] | None = None, delta: float = 0.05
+) -> HeldOut:
     """`R_n = P[sgn z_n(x) != sgn z_t(x)]`, measured on the path's held-out inputs.
 
     Parameters
@@ -85,11 +67,13 @@ def transfer_risk(path, teacher_logits, *, n=None, delta=0.05):
     n
         sample sizes quoted together (`delta` is split over them); None for all of `1..N`.
     """
-    n, teacher = _sizes(path, n), _teacher(path, teacher_logits)
-    return _held_out(np.sign(path.predict(n)) != np.sign(teacher)[:, None], n, delta)
+    sizes, teacher = _sizes(path, n), _teacher(path, teacher_logits)
+    return _held_out(np.sign(path.predict(sizes)) != np.sign(teacher)[:, None], sizes, delta)
 
 
-def angle_bound(path, teacher_logits, squared_norm, *, n=None, delta=0.05):
+def angle_bound(
+    path: InterpolationPath, teacher_logits, squared_norm: float, *, n: Sequence[int] | None = None, delta: float = 0.05
+) -> HeldOut:
     """R2, the transfer risk bound of Ji & Zhu: `R_n <= p(pi/2 - alpha_n)`, for each `n`.
 
     Parameters
@@ -112,10 +96,12 @@ def angle_bound(path, teacher_logits, squared_norm, *, n=None, delta=0.05):
     ValueError
         `squared_norm` below some `||w_n||^2`, which contradicts R1: the teacher is not of that norm.
     """
-    return _doubt(path, teacher_logits, squared_norm, n, delta, lambda n: np.sqrt(_diagonal(path))[:, None])
+    return _doubt(path, teacher_logits, squared_norm, n, delta, lambda _: np.sqrt(_diagonal(path))[:, None])
 
 
-def power_function_bound(path, teacher_logits, squared_norm, *, n=None, delta=0.05):
+def power_function_bound(
+    path: InterpolationPath, teacher_logits, squared_norm: float, *, n: Sequence[int] | None = None, delta: float = 0.05
+) -> HeldOut:
     """R3: `R_n <= P[|z_t(x)| <= sigma_n(x) sqrt(||w*||^2 - ||w_n||^2)]`, for each `n`. Never worse than R2.
 
     Arguments, result and errors as in `angle_bound`.
@@ -123,12 +109,16 @@ def power_function_bound(path, teacher_logits, squared_norm, *, n=None, delta=0.
     return _doubt(path, teacher_logits, squared_norm, n, delta, path.power_function)
 
 
-def transfer_angle(path, squared_norm):
+def transfer_angle(path: InterpolationPath, squared_norm: float) -> np.ndarray:
     """`alpha_n = angle(w_n, w*)` in radians for `n = 1..N`, from `cos alpha_n = ||w_n|| / ||w*||` (R1)."""
+    squared_norm = number("squared_norm", squared_norm, above=0)
     return np.arccos(np.sqrt(np.clip(path.squared_norm / squared_norm, 0.0, 1.0)))
 
 
-def oracle_bound(path, teacher_logits, *, n=None, delta=0.05, bound=power_function_bound):
+def oracle_bound(
+    path: InterpolationPath, teacher_logits, *, n: Sequence[int] | None = None, delta: float = 0.05,
+    bound: Callable[..., HeldOut] = power_function_bound,
+) -> HeldOut:  # fmt: skip
     """R6: a bound for a teacher that is *not* in the student's space, with the student of all `N` as the oracle.
 
     `R_n <= P[sgn z_N != sgn z_t] + bound(n | N)`, where `bound` (R2 or R3) treats `z_N`, of norm `||w_N||`, as the
@@ -138,8 +128,8 @@ def oracle_bound(path, teacher_logits, *, n=None, delta=0.05, bound=power_functi
     -------
     `HeldOut`, its estimate and ends the sums of the two terms' (the upper end cut at one).
     """
-    largest, squared_norm = len(path), float(path.squared_norm[-1])
-    sizes = _sizes(path, n)
+    largest, sizes, delta = len(path), _sizes(path, n), number("delta", delta, above=0, below=1)
+    squared_norm = float(_scalar_norms(path)[-1])
     outside = transfer_risk(path, teacher_logits, n=[largest], delta=delta / 2)
     inside = bound(path, path.predict(largest), squared_norm, n=sizes, delta=delta / 2)
     return HeldOut(
@@ -152,44 +142,54 @@ def oracle_bound(path, teacher_logits, *, n=None, delta=0.05, bound=power_functi
     )
 
 
-def _doubt(path, teacher_logits, squared_norm, n, delta, length):
+def _doubt(
+    path: InterpolationPath, teacher_logits, squared_norm: float, n, delta: float,
+    length: Callable[[np.ndarray], np.ndarray],
+) -> HeldOut:  # fmt: skip
     n, teacher = _sizes(path, n), _teacher(path, teacher_logits)
-    student = path.squared_norm[n - 1]
-    if student.ndim != 1:
-        raise ValueError("the transfer risk bounds are for one scalar teacher: targets of shape (N,)")
-    gap = float(squared_norm) - student
+    squared_norm = number("squared_norm", squared_norm, least=0)
+    student = _scalar_norms(path)[n - 1]
+    gap = squared_norm - student
     worst = int(np.argmin(gap))
     if not gap[worst] >= -1e-8 * student[worst]:
         raise ValueError(
-            f"squared_norm {float(squared_norm):.6g} is below ||w_n||^2 = {student[worst]:.6g} at n = {n[worst]}: the teacher "
+            f"squared_norm {squared_norm:.6g} is below ||w_n||^2 = {student[worst]:.6g} at n = {n[worst]}: the teacher "
             "is not in the student's space with that norm (R1). For such a teacher use `oracle_bound` (R6)"
         )
     doubtful = np.abs(teacher)[:, None] <= length(n) * np.sqrt(np.maximum(gap, 0.0))
     return _held_out(doubtful, n, delta)
 
 
-def _held_out(events, n, delta):
-    trials = len(events)
+def _held_out(events: np.ndarray, n: np.ndarray, delta: float) -> HeldOut:
+    trials, delta = len(events), number("delta", delta, above=0, below=1)
     successes = events.sum(axis=0)
     lower, upper = clopper_pearson(successes, trials, delta / len(n))
     return HeldOut(n=n, estimate=successes / trials, lower=lower, upper=upper, trials=trials, delta=delta)
 
 
-def _sizes(path, n):
+def _sizes(path: InterpolationPath, n) -> np.ndarray:
     sizes = np.arange(1, len(path) + 1) if n is None else np.atleast_1d(np.asarray(n))
     if sizes.size == 0 or not np.issubdtype(sizes.dtype, np.integer) or sizes.min() < 1 or sizes.max() > len(path):
         raise ValueError(f"n must hold integers in 1..{len(path)}")
     return sizes
 
 
-def _teacher(path, teacher_logits):
-    teacher = np.asarray(teacher_logits, np.float64)
-    if path.cross_factor is None or teacher.shape != (len(path.cross_factor),):
-        raise ValueError("teacher_logits must have shape (M,), one per row of the path's `cross`")
+def _teacher(path: InterpolationPath, teacher_logits) -> np.ndarray:
+    if path.cross_factor is None:
+        raise ValueError("the bounds are measured on held-out inputs: make the path with `cross`")
+    teacher = real_array("teacher_logits", teacher_logits)
+    if teacher.shape != (len(path.cross_factor),):
+        raise ValueError(f"teacher_logits must have shape (M,), one per row of the path's `cross`, not {teacher.shape}")
     return teacher
 
 
-def _diagonal(path):
+def _scalar_norms(path: InterpolationPath) -> np.ndarray:
+    if path.squared_norm.ndim != 1:
+        raise ValueError("the transfer risk bounds are for one scalar teacher: targets of shape (N,)")
+    return path.squared_norm
+
+
+def _diagonal(path: InterpolationPath) -> np.ndarray:
     if path.diagonal is None:
         raise ValueError("the bounds need k(x, x) of the held-out inputs: make the path with `diagonal`")
     return path.diagonal

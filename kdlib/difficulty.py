@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.labels import effective_logits
+from kdlib.labels.effective import minimiser
+from kdlib.labels.loss import DistillationLoss, TemperatureScaling
 from kdlib.margin import MarginBound, margin_bound
 from kdlib.path import interpolation_path
+from kdlib.tools.arrays import integer, logits_and_labels, number, real_array
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,18 @@ class Difficulty:
     examples, outputs
         `n` and `C`.
     teacher_error, corrected, spoiled
-        shares of the sample: where the teacher is wrong; of those, where the effective label is right (H1); and where it
-        is wrong although the teacher was right.
+        shares of the sample: where the teacher is wrong; of those, where the effective label is right (H1); and where
+        it is wrong although the teacher was right.
     sizes
         `(k,)` numbers of examples, up to `n`: nested samples.
     teacher, labels
         `(k,)` supervision complexity of the effective logits, and of the hard labels at the same mean square.
     noise
-        `(repeats, k)`: of the effective logits given to other images at random. The same answers without a meaning.
+        `(repeats, k)`: complexity after permuting the targets over images: same values, no relation to the inputs.
     growth
-        exponent of the teacher's complexity between half the sample and all of it, the mean data inefficiency (D1) of the
-        window: noise has one or more (D6); below one the margin bound's complexity term falls with each example (B2).
+        exponent of the teacher's complexity between half the sample and all of it, the mean data inefficiency (D1) of
+        the window: noise has one or more (D6); below one the margin bound's complexity term falls with each example
+        (B2).
     relative
         the teacher's complexity over the noise's mean, at `n`: one is as hard as noise.
     certificate
@@ -63,9 +66,10 @@ class Difficulty:
 
 
 def difficulty(
-    gram, teacher_logits, labels, *, soft_ratio=1.0, temperature=1.0, temperature_scaling="none", ridge=1e-2,
-    delta=0.05, repeats=5, seed=0,
-):  # fmt: skip
+    gram, teacher_logits, labels, *, soft_ratio: float = 1.0, temperature: float = 1.0,
+    temperature_scaling: TemperatureScaling = "none", ridge: float = 1e-2, delta: float = 0.05, repeats: int = 5,
+    seed: int = 0,
+) -> Difficulty:  # fmt: skip
     """How hard a teacher's answers are for a student with this kernel.
 
     Parameters
@@ -74,8 +78,8 @@ def difficulty(
         the student's kernel on the sample, without a ridge: `(n, C, n, C)` or `(nC, nC)` of a finite network
         (`kdlib.kernels.empirical_ntk`), or `(n, n)` shared by all outputs (`kdlib.kernels.analytic_ntk`).
     teacher_logits, labels
-        `(n, C)`, `C >= 2`, and integers `(n,)`. The teacher must not have been trained on these examples if the certificate is to
-        hold for it (S4).
+        `(n, C)`, `C >= 2`, and integers `(n,)`. A teacher that was trained on these examples is fine: the certificate
+        is S5 with the true labels. A *kernel* that was trained on them voids it.
     soft_ratio, temperature, temperature_scaling
         of the distillation, as in `kdlib.labels.effective_logits`.
     ridge
@@ -96,21 +100,25 @@ def difficulty(
     kdlib.path.NotPositiveDefiniteError
         a kernel that is singular to working precision: two equal inputs, or outputs that no parameter moves.
     """
-    logits, labels = np.asarray(teacher_logits, np.float64), np.asarray(labels)
-    if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1] or len(labels) < 8:
-        raise ValueError(
-            f"teacher_logits (n, C) and labels (n,), n at least 8, are needed, not {logits.shape} and {labels.shape}"
-        )
+    loss = DistillationLoss(soft_ratio, temperature, temperature_scaling)
+    logits, labels = logits_and_labels(real_array("teacher_logits", teacher_logits, ndim=2), labels)
     n, c = logits.shape
-    gram = np.asarray(gram, np.float64)
+    if n < 8:
+        raise ValueError(f"at least 8 examples are needed, not {n}")
+    ridge, delta = number("ridge", ridge, above=0), number("delta", delta, above=0, below=1)
+    repeats = integer("repeats", repeats, least=1)
+    gram = real_array("gram", gram)
+    if gram.shape not in ((n, n), (n * c, n * c), (n, c, n, c)):
+        raise ValueError(f"gram must be {(n, n)}, {(n * c, n * c)} or {(n, c, n, c)}, not {gram.shape}")
     if gram.shape != (n, n):
-        if gram.size != (n * c) ** 2:
-            raise ValueError(f"gram must be {(n, n)}, {(n * c, n * c)} or {(n, c, n, c)}, not {gram.shape}")
         gram = gram.reshape(n * c, n * c)
     width = len(gram) // n
-    convention = dict(soft_ratio=soft_ratio, temperature=temperature, temperature_scaling=temperature_scaling)
-    effective = np.asarray(effective_logits(logits, labels, **convention), np.float64)
+    effective = minimiser(loss, logits, labels)
     effective = effective - effective.mean(axis=1, keepdims=True)
+    if not np.abs(effective).max() > 1e-12 * max(1.0, np.abs(logits).max()):
+        raise ValueError(
+            "the teacher says the same about every class of every example: there is nothing to learn from it"
+        )
     hard = np.eye(c)[labels] - 1 / c
     hard *= np.sqrt(np.mean(effective**2) / np.mean(hard**2))
     sizes = np.unique(np.linspace(n // 4, n, 4).astype(int))
@@ -131,11 +139,11 @@ def difficulty(
         sizes=sizes, teacher=teacher, labels=norms[1, sizes - 1], noise=noise,
         growth=float(np.log(norms[0, -1] / norms[0, half - 1]) / np.log(n / half)),
         relative=float(teacher[-1] / noise[:, -1].mean()),
-        certificate=_certified(gram, effective, labels, ridge, delta), ridge=float(ridge),
+        certificate=_certified(gram, effective, labels, ridge, delta), ridge=ridge,
     )  # fmt: skip
 
 
-def _certified(gram, targets, labels, ridge, delta):
+def _certified(gram: np.ndarray, targets: np.ndarray, labels: np.ndarray, ridge: float, delta: float) -> MarginBound:
     """S5 for kernel ridge regression on the targets; margins on a fixed grid, in units of one."""
     n, c = targets.shape
     y = targets if len(gram) == n else targets.ravel()
@@ -145,7 +153,7 @@ def _certified(gram, targets, labels, ridge, delta):
     return margin_bound(gram, values, labels, margins=2.0 ** np.arange(-6, 9), delta=delta, norm=norm)
 
 
-def read_logits(path, examples):
+def read_logits(path: str | Path, examples: int) -> np.ndarray:
     """Teacher's logits from a file: `.npy`, or text with one row for each example, comma-separated.
 
     `(examples, C)` float64. Nothing is unpickled; rows that do not fit or are not finite are refused.

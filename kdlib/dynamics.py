@@ -10,10 +10,22 @@ import jax
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from kdlib.labels import distillation_loss, effective_logits, loss_gradient
+from kdlib.labels.effective import minimiser
+from kdlib.labels.loss import DistillationLoss
+from kdlib.tools.arrays import gram_matrix, logits_and_labels, number, positive_spectrum, real_array
 
 
-def distillation_flow(features, initial_output, teacher_logits, labels, times, *, start=None, tolerance=1e-11, **loss):
+def distillation_flow(
+    features,
+    initial_output,
+    teacher_logits,
+    labels,
+    times,
+    *,
+    loss: DistillationLoss,
+    start=None,
+    tolerance: float = 1e-11,
+) -> np.ndarray:
     """Gradient flow of the linearised student on the summed distillation loss, integrated in weight space (C1).
 
     `dw/dt = -sum_i phi(x_i) dl_i/dz(f_0(x_i) + <phi(x_i), dw>)`.
@@ -24,10 +36,12 @@ def distillation_flow(features, initial_output, teacher_logits, labels, times, *
         `phi(X)`, `(n, D)` for a scalar student, `(n, C, D)` for `C` outputs. A Cholesky factor of a Gram serves.
     initial_output
         `f_0(X)`, `(n,)` or `(n, C)`.
-    teacher_logits, labels, **loss
-        as in `kdlib.labels.loss_gradient`.
+    teacher_logits, labels
+        `(n,)` and -1 or 1, or `(n, C)` and integers.
     times
         increasing, from 0.
+    loss
+        what is descended.
     start
         `dw` at time 0, `(D,)`; zero by default, as C1 asks.
     tolerance
@@ -37,15 +51,23 @@ def distillation_flow(features, initial_output, teacher_logits, labels, times, *
     -------
     `dw` at each time, `(len(times), D)`.
     """
-    features, initial_output = np.asarray(features, float), np.asarray(initial_output, float)
+    teacher, labels = logits_and_labels(teacher_logits, labels)
+    features = real_array("features", features, ndim=teacher.ndim + 1)
+    if features.shape[:-1] != teacher.shape:
+        raise ValueError(f"features {features.shape} and teacher_logits {teacher.shape} do not fit together")
+    initial_output = real_array("initial_output", initial_output, shape=teacher.shape)
+    times = real_array("times", times, ndim=1)
+    if len(times) < 2 or times[0] != 0 or (np.diff(times) <= 0).any():
+        raise ValueError("times must increase from 0")
+    tolerance = number("tolerance", tolerance, above=0, below=1)
     flat = features.reshape(-1, features.shape[-1])
 
     @jax.jit
     def velocity(_, weights):
         outputs = initial_output + (flat @ weights).reshape(initial_output.shape)
-        return -flat.T @ loss_gradient(outputs, teacher_logits, labels, **loss).ravel()
+        return -flat.T @ loss.gradient(outputs, teacher, labels).ravel()
 
-    start = np.zeros(flat.shape[1]) if start is None else np.asarray(start, float)
+    start = np.zeros(flat.shape[1]) if start is None else real_array("start", start, shape=(flat.shape[1],))
     span = (times[0], times[-1])
     jacobian = jax.jit(jax.jacfwd(velocity, argnums=1))
     solution = solve_ivp(velocity, span, start, "LSODA", times, rtol=tolerance, atol=tolerance * 1e-2, jac=jacobian)
@@ -54,63 +76,65 @@ def distillation_flow(features, initial_output, teacher_logits, labels, times, *
     return solution.y.T
 
 
-def excess_loss(outputs, teacher_logits, labels, **loss):
+def excess_loss(outputs, teacher_logits, labels, *, loss: DistillationLoss) -> float:
     """`L(z) - L*`: the summed loss of `outputs`, `(n,)` or `(n, C)`, above its minimum at the effective logits (C1)."""
-    least = distillation_loss(effective_logits(teacher_logits, labels, **loss), teacher_logits, labels, **loss)
-    return float(np.sum(distillation_loss(outputs, teacher_logits, labels, **loss) - least))
+    least = loss.values(minimiser(loss, teacher_logits, labels), teacher_logits, labels)
+    return float(np.sum(loss.values(outputs, teacher_logits, labels) - least))
 
 
-def strong_convexity(outputs, teacher_logits, labels, **loss):
+def strong_convexity(outputs, teacher_logits, labels, *, loss: DistillationLoss) -> float:
     """The `m` of C1 for a binary teacher: the least curvature of any example's loss on the sublevel set of `outputs`.
 
     On `{L <= L(outputs)}` no example's loss exceeds its minimum by more than the total excess. That bounds its logit,
     and the curvature of a cross-entropy falls as the logit moves away from zero.
     """
-    allowed = excess_loss(outputs, teacher_logits, labels, **loss)
-    target = np.asarray(effective_logits(teacher_logits, labels, **loss))
-    least = np.asarray(distillation_loss(target, teacher_logits, labels, **loss))
+    teacher, labels = logits_and_labels(real_array("teacher_logits", teacher_logits, ndim=1), labels)
+    allowed = excess_loss(outputs, teacher, labels, loss=loss)
+    target = minimiser(loss, teacher, labels)
+    least = loss.values(target, teacher, labels)
 
     def within(z):
-        return np.asarray(distillation_loss(z, teacher_logits, labels, **loss)) - least <= allowed
+        return loss.values(z, teacher, labels) - least <= allowed
 
     reach = 0.0
     for side in (-1.0, 1.0):  # bisect for the end of each example's sublevel set, on each side of its minimum
         near, far = np.zeros_like(target), np.ones_like(target)
-        while (out := within(target + side * far)).any():
-            far = np.where(out, 2 * far, far)
+        while (inside := within(target + side * far)).any():
+            far = np.where(inside, 2 * far, far)
         for _ in range(60):
             middle = (near + far) / 2
             inside = within(target + side * middle)
             near, far = np.where(inside, middle, near), np.where(inside, far, middle)
         reach = max(reach, float(np.abs(target + side * far).max()))
-    one = dict(teacher_logits=np.zeros(1), labels=np.ones(1), **loss)  # the curvature depends on the logit alone
-    return float(jax.grad(lambda z: loss_gradient(z[None], **one)[0])(reach))
+    gradient = lambda z: loss.gradient(z[None], np.zeros(1), np.ones(1))[0]  # its slope depends on the logit alone
+    return float(jax.grad(gradient)(reach))
 
 
-def flow_filter(eigenvalues, times):
-    """`1 - exp(-t lambda)`: how much of each mode gradient flow on the squared loss has learnt (O1), `(times, modes)`."""
-    return -np.expm1(-np.multiply.outer(np.asarray(times, float), np.asarray(eigenvalues, float)))
+def flow_filter(eigenvalues, times) -> np.ndarray:
+    """`1 - exp(-t lambda)`: how much of each mode gradient flow on the squared loss has learnt (O1), `(times,
+    modes)`.
+    """
+    return -np.expm1(-np.multiply.outer(real_array("times", times), real_array("eigenvalues", eigenvalues)))
 
 
-def descent_filter(eigenvalues, steps, learning_rate):
+def descent_filter(eigenvalues, steps, learning_rate: float) -> np.ndarray:
     """`1 - (1 - eta lambda)^k`, the same for `k` steps of gradient descent, `(steps, modes)`."""
     eigenvalues = _stepped(eigenvalues, learning_rate)
     return 1 - (1 - learning_rate * eigenvalues) ** np.asarray(steps)[:, None]
 
 
-def online_filter(scaled_time, ratio=1.0):
+def online_filter(scaled_time, ratio: float = 1.0) -> np.ndarray:
     """N2: what an online student has learnt of a mode, `h_on(x)` with `x = t lambda`; of the shape of `scaled_time`.
 
     The teacher is trained along, from zero, on the same kernel and `ratio` times as fast:
     `h_on = 1 - (r e^{-x} - e^{-r x}) / (r - 1)`, and `1 - (1 + x) e^{-x}` at `r = 1`.
     """
-    x, ratio = np.asarray(scaled_time, float), float(ratio)
-    if not ratio > 0:
-        raise ValueError(f"ratio, of the teacher's learning rate to the student's, must be positive, not {ratio}")
+    x = real_array("scaled_time", scaled_time)
+    ratio = number("ratio", ratio, above=0)  # of the teacher's learning rate to the student's
     return -np.expm1(-x) - x * _divided_difference(x, ratio * x)
 
 
-def online_descent_filter(eigenvalues, steps, learning_rate, ratio=1.0):
+def online_descent_filter(eigenvalues, steps, learning_rate: float, ratio: float = 1.0) -> np.ndarray:
     """N2 for gradient descent, `(steps, modes)`: teacher and student take `steps` steps together, from zero."""
     eigenvalues = _stepped(eigenvalues, learning_rate)
     _stepped(ratio * eigenvalues, learning_rate)
@@ -121,7 +145,7 @@ def online_descent_filter(eigenvalues, steps, learning_rate, ratio=1.0):
     return np.array([1 - np.linalg.matrix_power(step, int(k))[:, 0].sum(axis=1) for k in steps])
 
 
-def early_stopped(gram, labels, times):
+def early_stopped(gram, labels, times) -> np.ndarray:
     """`g_t = (I - exp(-t K)) y`, the outputs of a kernel machine under gradient flow from zero (O1).
 
     Parameters
@@ -137,21 +161,23 @@ def early_stopped(gram, labels, times):
     -------
     `(len(times), n)`. At a new input the output is `k(x, X) K^{-1} g_t`.
     """
-    eigenvalues, modes = _spectrum(gram, labels)
+    eigenvalues, modes, labels = _spectrum("gram", gram, labels)
     return (flow_filter(eigenvalues, times) * (modes.T @ labels)) @ modes.T
 
 
-def online_student(gram, teacher_gram, labels, times):
+def online_student(gram, teacher_gram, labels, times) -> np.ndarray:
     """A student under gradient flow on the outputs of a teacher that is trained along: `f' = -K (f - g_t)`, `f_0 = 0`.
 
     In closed form for two kernels that need not commute: with `K = U M U^T`, `K_T = V L V^T` and `c = V^T y`,
-    `u_i^T f_t = (1 - e^{-mu_i t}) u_i^T y - mu_i sum_j (U^T V)_{ij} c_j (e^{-lambda_j t} - e^{-mu_i t}) / (mu_i - lambda_j)`.
+    `u_i^T f_t = (1 - e^{-mu_i t}) u_i^T y - mu_i sum_j (U^T V)_{ij} c_j (e^{-lambda_j t} - e^{-mu_i t}) / (mu_i -
+    lambda_j)`.
 
     Parameters as in `early_stopped`, with the student's and the teacher's Gram. (A teacher that learns `r` times as
     fast has the Gram `r K_T`.) Returns the student's outputs on its training inputs, `(len(times), n)` (N1, N2).
     """
-    rates, modes = _spectrum(gram, labels)
-    teacher_rates, teacher_modes = _spectrum(teacher_gram, labels)
+    rates, modes, labels = _spectrum("gram", gram, labels)
+    teacher_rates, teacher_modes, _ = _spectrum("teacher_gram", teacher_gram, labels)
+    times = real_array("times", times, ndim=1)
     overlap = (modes.T @ teacher_modes) * (teacher_modes.T @ labels)
     outputs = flow_filter(rates, times) * (modes.T @ labels)
     for row, t in zip(outputs, times, strict=True):
@@ -166,19 +192,15 @@ def _divided_difference(a, b):
     return np.exp(-np.minimum(a, b)) * np.where(gap == 0, 1.0, -np.expm1(-gap) / np.where(gap == 0, 1.0, gap))
 
 
-def _stepped(eigenvalues, learning_rate):
-    eigenvalues = np.asarray(eigenvalues, float)
+def _stepped(eigenvalues, learning_rate: float) -> np.ndarray:
+    eigenvalues = real_array("eigenvalues", eigenvalues)
     largest = eigenvalues.max()
-    if not 0 < learning_rate * largest < 2:
+    if not 0 < number("learning_rate", learning_rate) * largest < 2:
         raise ValueError(f"learning_rate must lie between 0 and 2 / (largest eigenvalue) = {2 / largest:.3g}")
     return eigenvalues
 
 
-def _spectrum(gram, labels):
-    gram = np.asarray(gram, float)
-    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or np.shape(labels) != (len(gram),):
-        raise ValueError(f"gram must be (n, n) and labels (n,), not {gram.shape} and {np.shape(labels)}")
-    eigenvalues, modes = np.linalg.eigh(gram)
-    if eigenvalues[0] < -1e-10 * eigenvalues[-1]:
-        raise ValueError(f"gram has the negative eigenvalue {eigenvalues[0]:.3g}: it is no kernel's")
-    return np.maximum(eigenvalues, 0.0), modes
+def _spectrum(name: str, gram, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eigenvalues and modes of a Gram, and the labels, `(n,)`."""
+    gram = gram_matrix(name, gram)
+    return *positive_spectrum(name, gram), real_array("labels", labels, shape=(len(gram),))

@@ -2,11 +2,13 @@
 
 With probability at least `1 - delta` over the sample, for *every* student `f = f_0 + h`, `h` in the kernel's space::
 
-    P(margin <= 0) <= mean ramp(margin / gamma) + 2 m B_0 sqrt(tr K) / (gamma n) + c sqrt(log(2 m (m + 1) G / delta) / (2 n)),
+    P(margin <= 0) <= mean ramp(margin / gamma) + 2 m B_0 sqrt(tr K) / (gamma n) + c sqrt(log(2 m (m + 1) G / delta) /
+    (2 n)),
 
-`m = max(1, ceil(||h|| / B_0))` the norm level, `G` the number of choices that are paid for (margins, kernels, offsets,
-units; the bound holds for all students at once, so ridges and supervisions are free), `c = 3`; for several classes 4 in place of 2. Where the kernel's diagonal is one and the same number for
-every input, `tr K` is no random variable: then `c = 1`, and the 2 inside the logarithm goes (the chapter's proof).
+`m = max(1, ceil(||h|| / B_0))` the norm level and `c = 3`; for several classes 4 in place of 2. `G` counts what was
+selected after seeing the sample (margins, kernels, offsets, units). Ridges and supervisions do not count: the bound is
+uniform over students. Where the kernel's diagonal is the same number for every input, `tr K` is not random: then `c =
+1`, and the 2 inside the logarithm goes (the chapter's proof).
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlib.bounds import clopper_pearson
-from kdlib.complexity import supervision_complexity
+from kdlib.complexity.supervision import supervision_complexity
+from kdlib.tools.arrays import integer, kernel_diagonal, logits_and_labels, number, real_array
+from kdlib.tools.intervals import clopper_pearson
 
 
 @dataclass(frozen=True)
@@ -44,29 +47,30 @@ class MarginBound:
     delta: float
 
     @property
-    def total(self):
+    def total(self) -> np.ndarray:
         """The bound at each margin, `(G,)`."""
         return self.ramp + self.complexity + self.confidence
 
     @property
-    def best(self):
+    def best(self) -> int:
         """Index of the margin with the smallest bound."""
         return int(np.argmin(self.total))
 
     @property
-    def value(self):
+    def value(self) -> float:
         """The smallest bound over the grid; the union over its margins is paid for."""
         return float(self.total[self.best])
 
     @property
-    def vacuous(self):
+    def vacuous(self) -> bool:
         """Whether the bound says nothing: one or more."""
         return self.value >= 1
 
 
 def margin_bound(
-    gram, values, labels, *, margins, delta, norm=None, offset=0.0, unit=1.0, choices=1, constant_diagonal=False
-):
+    gram, values, labels, *, margins, delta: float, norm: float | None = None, offset=0.0, unit: float = 1.0,
+    choices: int = 1, constant_diagonal: bool = False,
+) -> MarginBound:  # fmt: skip
     """S3 for two classes, S5 for several: a bound on the error of a student, each term returned separately.
 
     Everything but `values` and `norm` must be fixed before the sample is seen: kernel, offset, margins, unit; or it
@@ -101,18 +105,23 @@ def margin_bound(
     -------
     `MarginBound`.
     """
-    gram, values, labels = np.asarray(gram), np.asarray(values, np.float64), np.asarray(labels)
-    margins = np.atleast_1d(np.asarray(margins, np.float64))
+    values, labels = logits_and_labels(values, labels, name="values")
+    margins = np.atleast_1d(real_array("margins", margins))
+    if margins.ndim != 1 or not margins.size or not (margins > 0).all():
+        raise ValueError("margins must be positive, one at least")
+    delta, unit = number("delta", delta, above=0, below=1), number("unit", unit, above=0)
+    choices = integer("choices", choices, least=1)
     n, outputs = len(values), values.shape[1] if values.ndim == 2 else 1
-    _check(values, labels, margins, delta, unit, choices)
-    diagonal = np.diagonal(gram)
-    if gram.ndim != 2 or len(diagonal) not in (n, n * outputs):
+    gram = np.asarray(gram)
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or len(gram) not in (n, n * outputs):
         raise ValueError(f"gram must be (n, n) or (nC, nC) for values of shape {values.shape}, not {gram.shape}")
+    diagonal = kernel_diagonal("the diagonal of gram", np.diagonal(gram), len(gram))
     if constant_diagonal and np.ptp(diagonal) > 1e-9 * np.abs(diagonal).max():
         raise ValueError("constant_diagonal: the diagonal of this gram is not constant; normalise the kernel")
     trace = float(diagonal.sum()) * (outputs if len(diagonal) == n else 1)
     if norm is None:
-        norm = np.sqrt(supervision_complexity(gram, values - offset).value)
+        norm = float(np.sqrt(supervision_complexity(gram, values - real_array("offset", offset)).value))
+    norm = number("norm", norm, least=0)
     level = max(1, int(np.ceil(norm / unit - 1e-12)))
     if values.ndim == 1:
         achieved, factor = labels * values, 2
@@ -126,9 +135,9 @@ def margin_bound(
         ramp=np.clip(1 - achieved[None] / margins[:, None], 0, 1).mean(axis=1),
         complexity=factor * level * unit * np.sqrt(trace) / (margins * n),
         confidence=float((1 if constant_diagonal else 3) * np.sqrt(np.log(count / delta) / (2 * n))),
-        norm=float(norm),
+        norm=norm,
         level=level,
-        delta=float(delta),
+        delta=delta,
     )
 
 
@@ -148,23 +157,16 @@ class DistillationBound:
     transfer: MarginBound
 
     @property
-    def value(self):
+    def value(self) -> float:
         """The bound on the student's error, at most one."""
         return min(1.0, self.teacher + self.transfer.value)
 
 
 def distillation_bound(
-    gram,
-    values,
-    teacher_logits,
-    *,
-    teacher_errors,
-    teacher_trials,
-    teacher_saw_these_examples,
+    gram, values, teacher_logits, *, teacher_errors: int, teacher_trials: int, teacher_saw_these_examples: bool,
     margins,
-    delta,
-    **options,
-):
+    delta: float, **options,
+) -> DistillationBound:  # fmt: skip
     """S4: the student's error is at most the teacher's plus the student's disagreement with the teacher.
 
     Half of `delta` goes to each term.
@@ -184,28 +186,10 @@ def distillation_bound(
     if teacher_saw_these_examples is not False:
         raise ValueError(
             "S4 needs a teacher that is independent of these examples, its stopping time and temperature included. For "
-            "a teacher fitted on them, bound the student against the true labels: margin_bound(gram, values, labels, ...)"
+            "a teacher fitted on them, bound the student against the true labels: "
+            "margin_bound(gram, values, labels, ...)"
         )
-    teacher = np.asarray(teacher_logits, np.float64)
+    teacher = real_array("teacher_logits", teacher_logits, ndim=(1, 2))
     decisions = np.where(teacher > 0, 1.0, -1.0) if teacher.ndim == 1 else teacher.argmax(axis=1)
     upper = float(clopper_pearson(teacher_errors, teacher_trials, delta)[1])  # one-sided at delta / 2
     return DistillationBound(upper, margin_bound(gram, values, decisions, margins=margins, delta=delta / 2, **options))
-
-
-def _check(values, labels, margins, delta, unit, choices):
-    if values.ndim not in (1, 2) or labels.shape != values.shape[:1]:
-        raise ValueError(f"values (n,) or (n, C) and labels (n,) do not fit: {values.shape} and {labels.shape}")
-    if values.ndim == 1 and not (np.abs(labels) == 1).all():
-        raise ValueError("labels of two classes must be -1 or 1; map {0, 1} by 2 * y - 1")
-    if values.ndim == 2 and not (
-        np.issubdtype(labels.dtype, np.integer) and (labels >= 0).all() and (labels < values.shape[1]).all()
-    ):
-        raise ValueError(f"labels must be integers in 0..{values.shape[1] - 1}, the columns of values")
-    if not (np.isfinite(margins) & (margins > 0)).all():
-        raise ValueError("margins must be positive and finite")
-    if not 0 < delta < 1:
-        raise ValueError(f"delta must be in (0, 1), not {delta}")
-    if not unit > 0:
-        raise ValueError(f"unit (B_0) must be positive, not {unit}")
-    if int(choices) != choices or choices < 1:
-        raise ValueError(f"choices must be a positive integer, not {choices}")

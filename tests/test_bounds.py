@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import binom
 
 from kdlib import bounds
+from kdlib.data.circle import CircleTask
 from kdlib.path import interpolation_path
-from kdlib.tasks import CircleTask
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +105,25 @@ def test_mean_interval_covers_and_counts_both_sources():
     assert np.mean([low <= 0.0 <= high for low, high in crossed]) > 0.94
     with pytest.raises(ValueError, match="two seeds at least"):
         bounds.mean_interval([1.0])
+
+
+def test_a_bound_never_gets_smaller_on_bad_input():
+    """NaN in the teacher or the kernel, a diagonal of another kernel: refused, where they would pass for certainty."""
+    task = CircleTask(frequencies=20, decay=1.0)
+    x, held_out = task.sample(12, 0), task.sample(200, 1)
+    phi, far = task.features(x), task.features(held_out)
+    gram, cross, diagonal = phi @ phi.T, far @ phi.T, np.sum(far**2, axis=1)
+    teacher = task.teacher(held_out)
+    path = interpolation_path(gram, task.teacher(x), cross, diagonal)
+    norm = float(task.teacher_weights @ task.teacher_weights)
+    for wrong in (np.where(np.arange(200) < 150, np.nan, teacher), teacher[:100], teacher + 1j):
+        for bound in (bounds.angle_bound, bounds.power_function_bound):
+            with pytest.raises(ValueError, match="teacher_logits"):
+                bound(path, wrong, norm, n=[6, 12])
+    with pytest.raises(ValueError, match="cross must be finite"):
+        interpolation_path(gram, task.teacher(x), np.where(np.arange(200)[:, None] < 150, np.nan, cross), diagonal)
+    for wrong, message in ((0.01 * diagonal, "not the diagonal of the kernel"), (-diagonal, "not negative")):
+        with pytest.raises(ValueError, match=message):
+            interpolation_path(gram, task.teacher(x), cross, wrong)
+    with pytest.raises(ValueError, match="squared_norm"):
+        bounds.power_function_bound(path, teacher, np.nan, n=[6])

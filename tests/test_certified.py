@@ -5,7 +5,7 @@ import pytest
 
 from kdlib.complexity import certified_supervision_complexity, supervision_complexity
 from kdlib.kernels import empirical_ntk, ntk_operator
-from kdlib.networks import Perceptron
+from kdlib.training.networks import Perceptron
 
 
 class Matrix:
@@ -143,7 +143,7 @@ def test_misuse_is_refused():
         "not all zero": (matrix, 0 * y, {}),
         "targets have": (matrix, y[:5], {}),
         r"shape \(n, C\) with n = 10": (Pairs(20, 10, np.float64, 0), y, {}),
-        "negative": (matrix, y, dict(ridge=-1)),
+        "ridge": (matrix, y, dict(ridge=-1)),
     }
     for message, (operator, targets, options) in refused.items():
         with pytest.raises(ValueError, match=message):

@@ -14,8 +14,8 @@ from kdlib.complexity import (
     noise_inefficiency,
     noise_norm,
 )
+from kdlib.data.circle import CircleTask, LaplaceCircle
 from kdlib.path import interpolation_path
-from kdlib.tasks import CircleTask, LaplaceCircle
 
 
 def norm_paths(seeds=20, examples=40, exponent=0.7, noise=0.1):
@@ -153,7 +153,7 @@ def test_the_laplace_circle_knows_its_spectrum():
     circle = LaplaceCircle(modes=2**12)
     angles = circle.sample(5, 0)
     k = np.arange(-400, 401)
-    mu = dict(zip(circle.frequencies.tolist(), circle.eigenvalues))
+    mu = dict(zip(circle.frequencies.tolist(), circle.eigenvalues, strict=True))
     summed = sum(mu[int(q)] * np.cos(q * np.subtract.outer(angles, angles)) for q in k)
     np.testing.assert_allclose(summed, circle.kernel(angles, angles), atol=2e-3)
     assert circle.eigenvalues.sum() == pytest.approx(1, abs=1e-3)
@@ -173,3 +173,21 @@ def test_known_exponent_on_the_circle():
         norms.append(interpolation_path(features @ features.T, features @ task.teacher_weights).squared_norm)
     _, b, _ = data_inefficiency(np.array(norms)).power_law([6, 12, 25, 50, 100])
     assert 0.7 < b < 1.3
+
+
+@pytest.mark.parametrize(
+    "gram, message",
+    [
+        (np.array([[1.0, 0.5], [0.0, 1.0]]), "not symmetric"),
+        (np.array([[1.0, 2.0], [2.0, 1.0]]), "negative eigenvalue"),
+        (np.array([[1.0, np.nan], [0.0, 1.0]]), "finite"),
+        (np.ones((2, 2)), "singular|negative eigenvalue"),
+        (np.eye(2) * 1j, "complex"),
+    ],
+)
+def test_noise_needs_the_gram_of_a_kernel(gram, message):
+    for function in (noise_norm, noise_inefficiency):
+        with pytest.raises(ValueError, match=message):
+            function(gram)
+    with pytest.raises(ValueError, match="covariance"):
+        noise_inefficiency(np.eye(2), covariance=np.eye(3))

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdlib import data, readers, sources
+from kdlib import data
+from kdlib.data import readers, sources
 
 rng = np.random.default_rng(0)
 
@@ -54,7 +55,9 @@ def cifar_files(fine):
     for name in batches:
         x = rng.integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)  # n, colour, row, column
         y = rng.integers(0, 10, 3, dtype=np.uint8)
-        records = [(bytes([7]) if fine else b"") + bytes([label]) + image.tobytes() for image, label in zip(x, y)]
+        records = [
+            (bytes([7]) if fine else b"") + bytes([label]) + image.tobytes() for image, label in zip(x, y, strict=True)
+        ]
         files[f"{folder}/{name}.bin"] = b"".join(records)
         images.append(x.transpose(0, 2, 3, 1))
         labels.append(y)
@@ -191,7 +194,7 @@ def test_tiny_imagenet(tmp_path):
     (tmp_path / "t.zip").write_bytes(zip_bytes(files))
     raw = readers.read_tiny_imagenet(tmp_path / "t.zip")
     assert raw.images.shape == (3, 64, 64, 3) and raw.classes == ("n01 goldfish", "n02 salamander")
-    assert sorted(zip(raw.is_test.tolist(), raw.labels.tolist())) == [(False, 0), (False, 1), (True, 1)]
+    assert sorted(zip(raw.is_test.tolist(), raw.labels.tolist(), strict=True)) == [(False, 0), (False, 1), (True, 1)]
 
 
 FOLDER = {
@@ -279,7 +282,7 @@ def server(tmp_path, monkeypatch):
         def __init__(self, *arguments):
             super().__init__(*arguments, directory=str(folder))
 
-        def log_message(self, *arguments):
+        def log_message(self, *_):
             requests.append(self.path)
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as instance:

@@ -51,6 +51,17 @@ def test_hard_labels_correct_a_doubtful_teacher():
 def test_misuse_is_refused():
     with pytest.raises(ValueError, match="gram must be"):
         difficulty(GRAM[:50, :50], SMOOTH, LABELS)
+    for options, message in (
+        (dict(repeats=0), "repeats"), (dict(ridge=-1.0), "ridge"), (dict(ridge=np.nan), "ridge"),
+        (dict(delta=2.0), "delta"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            difficulty(GRAM, SMOOTH, LABELS, **options)
+    with pytest.raises(ValueError, match="nothing to learn"):
+        difficulty(GRAM, np.zeros_like(SMOOTH), LABELS)
+    outputs = SMOOTH.shape[1]
+    with pytest.raises(ValueError, match="gram must be"):  # of the right size, in another order
+        difficulty(np.zeros((outputs, len(LABELS), outputs, len(LABELS))), SMOOTH, LABELS)
     with pytest.raises(ValueError, match="at least 8"):
         difficulty(GRAM[:4, :4], SMOOTH[:4], LABELS[:4])
 

@@ -1,5 +1,6 @@
 """The empirical NTK: against plain Jacobians and neural-tangents, blocked, sharded; what is refused; the operator."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdlib.kernels import CrossExampleError, empirical_ntk, engine, explain, ntk_operator
-from kdlib.networks import LeNet, Perceptron, ResNet, SmallConvolutional
+from kdlib.kernels import CrossExampleError, empirical_ntk, explain, ntk_operator
+from kdlib.kernels.finite import features, operator, prepared
+from kdlib.training.networks import LeNet, Perceptron, ResNet, SmallConvolutional
 
 ROOT = Path(__file__).resolve().parent.parent
-rng = np.random.default_rng(0)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 class Depthwise(nn.Module):
-    """Layers outside the structured set: grouped and dilated convolutions, a weight used twice, a norm over channels."""
+    """Layers outside the structured set: grouped, dilated and transposed convolutions, a weight used twice, a norm."""
 
     @nn.compact
     def __call__(self, x):
@@ -57,9 +63,10 @@ NETWORKS = {
 }
 
 
-def made(name, n=5):
+def example(name, n=5):
     """Network, float64 parameters (statistics not at their initial values) and inputs."""
     network, shape = NETWORKS[name]
+    rng = np.random.default_rng(1)
     x = rng.normal(size=(n, *shape))
     params = network.init(jax.random.key(1), jnp.asarray(x[:1]))
     leaves, tree = jax.tree.flatten(params)
@@ -78,7 +85,7 @@ def by_jacobian(network, params, x):
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "resnet"])  # the normalised one compiles no less
 def test_gram_is_that_of_the_jacobian(name):
-    network, params, x = made(name)
+    network, params, x = example(name)
     expected = by_jacobian(network, params, x)
     scale = np.abs(expected).max()
     full = empirical_ntk(network, params, x, block=2)
@@ -97,15 +104,15 @@ def test_gram_is_that_of_the_jacobian(name):
 
 @pytest.mark.parametrize("name, form", [("wide", "late"), ("positions", "pairs"), ("strided", "gradient")])
 def test_forms_of_contraction_on_a_cpu_and_elsewhere(name, form, monkeypatch):
-    network, params, x = made(name, n=7)
+    network, params, x = example(name, n=7)
     for outputs in ("full", "sum"):
-        made_ready = engine.engine_of(network, params, x, outputs, None, True, "highest", None)
-        assert form in made_ready.plan.forms and made_ready.hosted
+        engine = prepared.engine_of(network, params, x, prepared.Options(kind=outputs))
+        assert form in engine.plan.forms and engine.hosted
         expected = empirical_ntk(network, params, x, outputs=outputs, block=3)
-        monkeypatch.setattr(engine, "BATCH_BYTES", 1)  # features of four examples at a time
+        monkeypatch.setattr(prepared, "BATCH_BYTES", 1)  # features of four examples at a time
         np.testing.assert_allclose(empirical_ntk(network, params, x, outputs=outputs, block=7), expected, rtol=1e-10)
         diagonal = ntk_operator(network, params, x).diagonal
-        monkeypatch.setattr(engine.Engine, "hosted", False)  # features stay on the device, nothing goes to NumPy
+        monkeypatch.setattr(prepared.Engine, "hosted", False)  # features stay on the device, nothing goes to NumPy
         elsewhere = empirical_ntk(network, params, x, outputs=outputs, block=3)
         np.testing.assert_allclose(elsewhere, expected, rtol=1e-10, atol=1e-12 * np.abs(expected).max())
         np.testing.assert_allclose(ntk_operator(network, params, x).diagonal, diagonal, rtol=1e-10)
@@ -113,12 +120,12 @@ def test_forms_of_contraction_on_a_cpu_and_elsewhere(name, form, monkeypatch):
 
 
 def test_what_is_structured_and_what_is_not():
-    network, params, x = made("resnet")
+    network, params, x = example("resnet")
     assert set(explain(network, params, x).values()) == {"layer"}
-    network, params, x = made("outside the structured set")
-    found = explain(network, params, x)
-    explicit = {path for path, how in found.items() if how != "layer"}
-    assert len(found) - len(explicit) >= 1 and any("used 2 times" in how for how in found.values())
+    network, params, x = example("outside the structured set")
+    handling = explain(network, params, x)
+    explicit = {path for path, how in handling.items() if how != "layer"}
+    assert len(handling) - len(explicit) >= 1 and any("used 2 times" in how for how in handling.values())
     assert any("ConvTranspose" in path for path in explicit) and any("Conv_0" in path for path in explicit)
 
 
@@ -126,13 +133,13 @@ def test_what_is_structured_and_what_is_not():
 def test_neural_tangents_agrees(implementation):
     import neural_tangents
 
-    network, params, x = made("lenet")
+    network, params, x = example("lenet")
     theirs = neural_tangents.empirical_ntk_fn(network.apply, trace_axes=(), implementation=implementation, vmap_axes=0)
     expected = np.asarray(theirs(jnp.asarray(x), None, params)).transpose(0, 2, 1, 3)
     np.testing.assert_allclose(empirical_ntk(network, params, x), expected, atol=1e-12 * np.abs(expected).max())
 
 
-def test_ntk_parametrisation_and_plain_functions():
+def test_ntk_parametrisation_and_plain_functions(rng):
     from kdlib.kernels import FullyConnected
 
     init, apply, _ = FullyConnected(depth=3, activation="erf").layers(width=12, outputs=2)
@@ -147,7 +154,7 @@ def test_ntk_parametrisation_and_plain_functions():
     np.testing.assert_allclose(scalar, empirical_ntk(apply, params, x)[:, :1, :, :1], rtol=1e-12)
 
 
-def test_tokens_constants_and_outputs_of_another_precision():
+def test_tokens_constants_and_outputs_of_another_precision(rng):
     class Bag(nn.Module):
         @nn.compact
         def __call__(self, tokens):
@@ -156,10 +163,10 @@ def test_tokens_constants_and_outputs_of_another_precision():
     tokens = rng.integers(0, 11, size=(5, 7))
     params = jax.tree.map(jnp.asarray, Bag().init(jax.random.key(0), tokens))
     expected = by_jacobian(Bag(), jax.tree.map(lambda a: a.astype(jnp.float64), params), tokens)
-    found = empirical_ntk(Bag(), params, tokens, dtype=np.float64, block=2)
-    np.testing.assert_allclose(found, expected, atol=1e-13 * np.abs(expected).max())
-    operator = ntk_operator(Bag(), params, tokens, dtype=np.float64, batch=2)
-    np.testing.assert_allclose(operator(np.ones(10)), expected.reshape(10, 10).sum(axis=1), rtol=1e-10)
+    gram = empirical_ntk(Bag(), params, tokens, dtype=np.float64, block=2)
+    np.testing.assert_allclose(gram, expected, atol=1e-13 * np.abs(expected).max())
+    product = ntk_operator(Bag(), params, tokens, dtype=np.float64, batch=2)
+    np.testing.assert_allclose(product(np.ones(10)), expected.reshape(10, 10).sum(axis=1), rtol=1e-10)
 
     x = rng.normal(size=(4, 3)).astype(np.float32)
     counted = {"weight": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32), "steps": jnp.asarray(3)}
@@ -179,22 +186,23 @@ def test_tokens_constants_and_outputs_of_another_precision():
         empirical_ntk(network, {"steps": counted["steps"]}, x)
 
 
-def test_a_bias_that_is_added_to_the_wrong_axis_is_not_a_layers():
+def test_a_bias_that_is_added_to_the_wrong_axis_is_not_a_layers(rng):
     def network(params, x):  # the bias varies over positions, of which there are as many as units
         return jnp.tanh(x @ params["kernel"] + params["bias"][:, None]).sum(axis=1)
 
     params = {"kernel": np.zeros((3, 4)), "bias": np.zeros(4)}  # where a wrong analysis would agree by chance
     x = rng.normal(size=(5, 4, 3))
-    with pytest.warns(UserWarning, match="do not add up"):
-        found = empirical_ntk(network, params, x)
-    np.testing.assert_allclose(found, empirical_ntk(network, params, x, structured=False), rtol=1e-12)
+    with pytest.warns(UserWarning, match="do not add up") as warned:
+        gram = empirical_ntk(network, params, x)
+    assert warned[0].filename == __file__  # it points at the call
+    np.testing.assert_allclose(gram, empirical_ntk(network, params, x, structured=False), rtol=1e-12)
     trained = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)}
-    found = empirical_ntk(network, trained, x)
-    np.testing.assert_allclose(found, empirical_ntk(network, trained, x, structured=False), rtol=1e-12)
+    gram = empirical_ntk(network, trained, x)
+    np.testing.assert_allclose(gram, empirical_ntk(network, trained, x, structured=False), rtol=1e-12)
 
 
 def test_layers_that_mix_examples_are_refused():
-    network, params, x = made("resnet with normalisation")
+    network, params, x = example("resnet with normalisation")
 
     def training(params, x):
         return network.apply(params, x, training=True, mutable=["batch_stats"])[0]
@@ -205,7 +213,7 @@ def test_layers_that_mix_examples_are_refused():
         empirical_ntk(training, params, x[:1], x[1:])
 
 
-def test_one_input_first_does_not_hide_that_examples_are_mixed():
+def test_one_input_first_does_not_hide_that_examples_are_mixed(rng):
     centred = lambda p, x: (x - x.mean(axis=0)) @ p["weight"]
     params, x = {"weight": jnp.asarray(rng.normal(size=(3, 2)))}, rng.normal(size=(4, 3))
     with pytest.raises(CrossExampleError):
@@ -214,71 +222,128 @@ def test_one_input_first_does_not_hide_that_examples_are_mixed():
         empirical_ntk(centred, params, x[:1])
 
 
-def test_inputs_of_two_kinds_and_blocks_larger_than_their_number():
+def test_inputs_of_two_kinds_and_blocks_larger_than_their_number(rng):
     network = lambda p, x: jax.lax.conv_general_dilated(
         x, p["kernel"], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     ).sum((1, 2))
     params = {"kernel": jnp.asarray(rng.normal(size=(3, 3, 1, 2)))}
     one, other = rng.normal(size=(1, 6, 6, 1)), rng.integers(0, 9, size=(5, 6, 6, 1)).astype(np.uint8)
     expected = empirical_ntk(network, params, np.concatenate([one, other]))[:1, :, 1:]
-    found = empirical_ntk(network, params, one, other, block=100)
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    gram = empirical_ntk(network, params, one, other, block=100)
+    np.testing.assert_allclose(gram, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_pairs_of_positions_some_at_a_time(monkeypatch):
-    network, params, x = made("positions", n=7)
+    network, params, x = example("positions", n=7)
     expected = empirical_ntk(network, params, x)
-    monkeypatch.setattr("kdlib.kernels.contraction.PAIR_BYTES", 1)
+    monkeypatch.setattr(features, "PAIR_BYTES", 1)
     jax.clear_caches()
     for kind in ("full", "sum"):
-        found = empirical_ntk(network, params, x, outputs=kind, block=4)
+        gram = empirical_ntk(network, params, x, outputs=kind, block=4)
         wanted = expected if kind == "full" else np.einsum("icjc->ij", expected)
-        np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12 * np.abs(expected).max())
+        np.testing.assert_allclose(gram, wanted, rtol=1e-10, atol=1e-12 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
-    "options, message",
-    [(dict(outputs="mean"), '"full" or "sum"'), (dict(dtype=np.float16), "float32 or float64")],
+    "options, error, message",
+    [
+        (dict(outputs="mean"), ValueError, "outputs must be one of 'full', 'sum', not 'mean'"),
+        (dict(dtype=np.float16), ValueError, "float32 or float64"),
+        (dict(block=0), ValueError, "block must be"),
+        (dict(block=2.5), TypeError, "block must be an integer"),
+        (dict(memory=-1), ValueError, "memory must be"),
+        (dict(memory=np.nan), ValueError, "memory must be"),
+    ],
 )
-def test_misuse_is_refused(options, message):
-    network, params, x = made("perceptron")
-    with pytest.raises(ValueError, match=message):
+def test_options_that_do_not_fit_are_refused(options, error, message):
+    network, params, x = example("perceptron")
+    with pytest.raises(error, match=message):
         empirical_ntk(network, params, x, **options)
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    network, params, x = example("perceptron")
+    unbounded = x.copy()
+    unbounded[3, 0, 0, 0] = np.inf
+    for wrong, message in [
+        (unbounded, r"must be finite; entry \(3, 0, 0, 0\) is inf"),
+        (x.astype(complex), "must be real, not complex"),
+        (x[:0], "n >= 1"),
+        (1.0, r"\(n, ...\)"),
+    ]:
+        with pytest.raises(ValueError, match=f"x1 .*{message}"):
+            empirical_ntk(network, params, wrong)
+        with pytest.raises(ValueError, match=f"x2 .*{message}"):
+            empirical_ntk(network, params, x, wrong)
+        for call in (explain, ntk_operator):
+            with pytest.raises(ValueError, match=f"x .*{message}"):
+                call(network, params, wrong)
+    with pytest.raises(TypeError, match="array of numbers"):
+        empirical_ntk(network, params, x.astype(str))
     with pytest.raises(ValueError, match="one shape"):
         empirical_ntk(network, params, x, x[:, :3])
+
+
+def test_many_inputs_are_checked_in_parts(monkeypatch):
+    network, params, x = example("perceptron")
+    monkeypatch.setattr(prepared, "CHECKED_AT_ONCE", 2)
+    x[3] = np.nan
+    with pytest.raises(ValueError, match=r"x1\[2:4\] must be finite; entry \(1, 0, 0, 0\) is nan"):
+        empirical_ntk(network, params, x)
+
+
+def test_networks_and_parameters_that_do_not_fit_are_refused():
+    network, params, x = example("perceptron")
     with pytest.raises(ValueError, match=r"\(n,\) or \(n, C\)"):
-        empirical_ntk(lambda p, x: x, params, x)
-    with pytest.raises(ValueError, match="not finite"):
-        empirical_ntk(network, params, np.full_like(x, np.nan))
-    with pytest.raises(ValueError, match="block must be"):
-        empirical_ntk(network, params, x, block=-1)
+        empirical_ntk(lambda _, x: x, params, x)
     with pytest.raises(ValueError, match="axis of examples"):
         empirical_ntk(lambda p, x: network.apply(p, x)[:, 0].squeeze(), params, x)
+    with pytest.raises(ValueError, match="outputs are not finite"):
+        empirical_ntk(lambda p, x: network.apply(p, x) / 0, params, x)
     with pytest.raises(ValueError, match="complex"):
-        empirical_ntk(lambda p, x: x, {"weight": jnp.ones(3, complex)}, x)
+        empirical_ntk(lambda _, x: x, {"weight": jnp.ones(3, complex)}, x)
+    with pytest.raises(ValueError, match=r"params must be finite in float64; an array of shape \(8,\)"):
+        diverged = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.shape == (8,) else leaf, params)
+        ntk_operator(network, diverged, x)
+
+
+def test_what_an_operator_cannot_do_is_refused():
+    network, params, x = example("perceptron")
+    for batch, error in ((0, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match="batch must be"):
+            ntk_operator(network, params, x, batch=batch)
+    product = ntk_operator(network, params, x)
+    with pytest.raises(ValueError, match=r"v must have shape \(15,\) or \(5, 3\), not \(3, 5\)"):
+        product(np.ones((3, 5)))
+    with pytest.raises(ValueError, match="v must be finite"):
+        product(np.full(15, np.nan))
+    for examples in ([5], [0, -1]):
+        with pytest.raises(ValueError, match=r"examples must be an integer in 0\.\.4"):
+            product.rows(examples)
+    assert product.rows([]).shape == (0, 15)
 
 
 @pytest.mark.parametrize("name", ["resnet with normalisation", "positions", "perceptron"])
-def test_operator_is_the_gram(name):
-    network, params, x = made(name, n=7)
+def test_operator_is_the_gram(name, rng):
+    network, params, x = example(name, n=7)
     gram = empirical_ntk(network, params, x)
     c = gram.shape[1]
     flat = gram.reshape(7 * c, 7 * c)
-    operator = ntk_operator(network, params, x, batch=3)
+    product = ntk_operator(network, params, x, batch=3)
     v = rng.normal(size=(7, c))
     scale = np.abs(flat).max()
-    assert operator.shape == flat.shape
-    np.testing.assert_allclose(operator(v), (flat @ v.ravel()).reshape(7, c), atol=1e-12 * scale * 7 * c)
-    np.testing.assert_allclose(operator(v.ravel()), flat @ v.ravel(), atol=1e-12 * scale * 7 * c)
-    np.testing.assert_allclose(operator.diagonal.ravel(), np.diag(flat), rtol=1e-12)
-    np.testing.assert_allclose(operator.trace, np.trace(flat), rtol=1e-12)
+    assert product.shape == flat.shape
+    np.testing.assert_allclose(product(v), (flat @ v.ravel()).reshape(7, c), atol=1e-12 * scale * 7 * c)
+    np.testing.assert_allclose(product(v.ravel()), flat @ v.ravel(), atol=1e-12 * scale * 7 * c)
+    np.testing.assert_allclose(product.diagonal.ravel(), np.diag(flat), rtol=1e-12)
+    np.testing.assert_allclose(product.trace, np.trace(flat), rtol=1e-12)
     np.testing.assert_allclose(
-        operator.rows([5, 0]), flat.reshape(7, c, -1)[[5, 0]].reshape(2 * c, -1), atol=1e-13 * scale
+        product.rows([5, 0]), flat.reshape(7, c, -1)[[5, 0]].reshape(2 * c, -1), atol=1e-13 * scale
     )
-    assert operator.products == 2
+    assert product.products == 2
 
 
-def test_operator_of_a_layer_with_its_own_derivative():
+def test_operator_of_a_layer_with_its_own_derivative(rng):
     @jax.custom_vjp
     def clipped(x):
         return jnp.tanh(x)
@@ -296,11 +361,12 @@ def test_operator_of_a_layer_with_its_own_derivative():
 
 
 def test_operator_divides_batches_whose_gradients_do_not_fit(monkeypatch):
-    network, params, x = made("outside the structured set", n=7)
+    network, params, x = example("outside the structured set", n=7)
     whole = ntk_operator(network, params, x, batch=5)
     parts = ntk_operator(network, params, x, batch=5)
     expected, rows = whole.diagonal, whole.rows([1, 6])
-    monkeypatch.setattr("kdlib.kernels.operator.FEATURE_BYTES", 2 * (parts._engine.plan.kept + parts._engine.plan.late))
+    memory = parts._engine.plan.memory
+    monkeypatch.setattr(operator, "FEATURE_BYTES", 2 * (memory.features + memory.late))
     assert len(list(parts._parts("test"))) == 6
     np.testing.assert_allclose(parts.diagonal, expected, rtol=1e-12)
     np.testing.assert_allclose(parts.rows([1, 6]), rows, atol=1e-12 * np.abs(rows).max())
@@ -310,7 +376,7 @@ SHARDED = """
 import jax, numpy as np
 from jax.sharding import Mesh
 from kdlib.kernels import empirical_ntk, ntk_operator
-from kdlib.networks import LeNet
+from kdlib.training.networks import LeNet
 assert len(jax.devices()) == 4
 network, x = LeNet(outputs=3), np.random.default_rng(0).normal(size=(10, 28, 28, 1))
 params = jax.device_put(network.init(jax.random.key(0), x[:1]), jax.devices()[0])
@@ -327,11 +393,41 @@ print("same")
 """
 
 
+def run_alone(code, **environment):
+    """What `code` prints in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return run.stdout.strip()
+
+
 def test_several_devices_give_the_same():
-    environment = {
-        **__import__("os").environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PYTHONPATH": str(ROOT),
-    }
-    run = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=300)
-    assert run.stdout.strip() == "same", run.stderr[-2000:]
+    assert run_alone(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=4") == "same"
+
+
+WITHOUT_NEURAL_TANGENTS = """
+import sys
+if {blocked}:
+    sys.modules["neural_tangents"] = None  # its import raises ImportError
+import jax.numpy as jnp, numpy as np
+import kdlib.kernels
+network = lambda p, x: jnp.tanh(x @ p["weight"])
+params, x = {{"weight": np.ones((3, 2))}}, np.eye(3)
+gram = kdlib.kernels.empirical_ntk(network, params, x)
+product = kdlib.kernels.ntk_operator(network, params, x)(np.ones(6))
+np.testing.assert_allclose(product, gram.reshape(6, 6) @ np.ones(6))
+kdlib.kernels.explain(network, params, x)
+student = kdlib.kernels.FullyConnected()
+assert {blocked} or "neural_tangents" not in sys.modules
+try:
+    kdlib.kernels.analytic_ntk(student, x)
+except ImportError as error:
+    print("refused:", error)
+else:
+    print("neural_tangents" in sys.modules)
+"""
+
+
+def test_the_finite_engine_does_without_neural_tangents():
+    assert run_alone(WITHOUT_NEURAL_TANGENTS.format(blocked=False)) == "True"  # imported, but not before
+    assert run_alone(WITHOUT_NEURAL_TANGENTS.format(blocked=True)).startswith("refused: neural-tangents")

@@ -54,7 +54,7 @@ def test_misuse_is_refused(problem):
     gram, v, _ = problem
     with pytest.raises(ValueError, match="gram must have shape"):
         supervision_complexity(gram[:20, :20], v)
-    with pytest.raises(ValueError, match="targets must have shape"):
+    with pytest.raises(ValueError, match="targets must have"):
         supervision_complexity(gram, v[:, None, None])
     with pytest.raises(ValueError, match="ridge"):
         supervision_complexity(gram, v, ridge=-1.0)
@@ -127,9 +127,13 @@ def test_distillation_adds_the_teachers_error_and_refuses_a_dependent_teacher(pr
         (dict(margins=[0.0]), "margins must be positive"),
         (dict(delta=1.0), "delta must be"),
         (dict(unit=0.0), "unit"),
+        (dict(norm=-5.0), "norm"),
+        (dict(norm=np.nan), "norm"),
+        (dict(values=np.r_[np.nan, np.ones(29)]), "values must be finite"),
+        (dict(gram=np.diag(np.r_[-1.0, np.ones(29)])), "not negative"),
         (dict(choices=0), "choices"),
         (dict(labels=np.zeros(30)), "-1 or 1"),
-        (dict(labels=np.ones(29)), "do not fit"),
+        (dict(labels=np.ones(29)), "labels must have shape"),
         (dict(gram=np.eye(31)), "gram must be"),
         (dict(gram=np.diag(np.arange(1.0, 31)), constant_diagonal=True), "not constant"),
     ],

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from kdlib.parameters import Choice, Folder, Integer, ParameterError, Real, Several, check
+from kdlib.tools.parameters import Choice, Folder, Integer, ParameterError, Real, Several, check
 
 RULES = dict(
     n=Integer(1, 10),

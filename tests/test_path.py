@@ -95,7 +95,7 @@ def test_singular_and_indefinite_grams_are_refused(gram):
     [
         (lambda: interpolation_path(np.ones((2, 3)), np.ones(2)), "square"),
         (lambda: interpolation_path(np.eye(2), np.ones(3)), "targets"),
-        (lambda: interpolation_path(np.eye(2), np.array([1.0, np.nan])), "not finite"),
+        (lambda: interpolation_path(np.eye(2), np.array([1.0, np.nan])), "must be finite"),
         (lambda: interpolation_path(np.array([[1.0, 0.5], [0.0, 1.0]]), np.ones(2)), "not symmetric"),
         (lambda: interpolation_path(np.eye(2), np.ones(2), np.ones((2, 3))), "cross"),
         (lambda: interpolation_path(np.eye(2), np.ones(2), np.ones((4, 2)), np.ones(3)), "diagonal"),

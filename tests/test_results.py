@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from kdlib import results
+from kdlib.experiments import results
 
 
 def test_a_table_is_saved_with_its_provenance(tmp_path, monkeypatch):
@@ -36,12 +36,12 @@ def test_published_tables(tmp_path, monkeypatch):
 
 def test_the_batch_s_table_is_this_machine_s_or_the_published_one(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    assert results.batch("11_runs", "x") == [] and results.published_scales("11_runs") == []
+    assert results.campaign("runs", "x") == [] and results.published_scales("runs") == []
     for folder, value in (("results/x", 1), ("_build/x/records", 2)):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "11_runs.csv").write_text(f"a,b,code,network\n{value},,12e345678901,lenet\n")
-        assert results.batch("11_runs", "x") == [{"a": value, "b": None, "code": "12e345678901", "network": "lenet"}]
-    assert results.published_scales("11_runs") == ["x"]
+        (tmp_path / folder / "runs.csv").write_text(f"a,b,code,network\n{value},,12e345678901,lenet\n")
+        assert results.campaign("runs", "x") == [{"a": value, "b": None, "code": "12e345678901", "network": "lenet"}]
+    assert results.published_scales("runs") == ["x"]
 
 
 def test_runs_are_paired_by_seed():

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from kdlib import along, distill, runs
-from kdlib.measures import calibration_error, centred_kernel_alignment, margins
-from kdlib.runs import Task
+from kdlib.experiments import along, runs
+from kdlib.experiments.measures import calibration_error, centred_kernel_alignment, margins
+from kdlib.experiments.runs import ImageTask
+from kdlib.tools.provenance import code_hash, reached
+from kdlib.training.recipe import METHODS, Recipe
 
-TASK = Task("fashion-mnist", 128, 60, 50, noise=0.25)
+TASK = ImageTask("fashion-mnist", 128, 60, 50, noise=0.25)
 RECIPE = {"epochs": 4, "batch_size": 32}
 
 
@@ -20,20 +22,21 @@ def loaded():
 def made(loaded, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return folder, runs.students(
-        TASK, *loaded, "perceptron", RECIPE, "perceptron", RECIPE, list(distill.METHODS), [1.0, 4.0], [1.0],
-        temperature_scaling="squared", seed=1, stages=2, folder=folder, progress=False,
+        loaded, teacher_network="perceptron", teacher_recipe=RECIPE, network="perceptron", recipe=RECIPE,
+        methods=METHODS,
+        temperatures=[1.0, 4.0], soft_ratios=[1.0], temperature_scaling="squared", seed=1, stages=2, folder=folder,
+        progress=False,
     )  # fmt: skip
 
 
 def test_noise_is_drawn_once_and_only_for_training(loaded):
-    dataset, labels = loaded
-    assert 0.1 < np.mean(labels != dataset.train.labels) < 0.4
-    np.testing.assert_array_equal(TASK.load()[1], labels)
+    assert 0.1 < np.mean(loaded.labels != loaded.dataset.train.labels) < 0.4
+    np.testing.assert_array_equal(TASK.load().labels, loaded.labels)
 
 
 def test_every_way_of_supervision(made):
     _, (teacher, students) = made
-    assert list(students) == [("baseline", 1.0, 0.0)] + [(m, t, 1.0) for m in distill.METHODS[1:] for t in (1.0, 4.0)]
+    assert list(students) == [("baseline", 1.0, 0.0)] + [(m, t, 1.0) for m in METHODS[1:] for t in (1.0, 4.0)]
     rows = {key: student.row for key, student in students.items()}
     last = teacher.trained.steps[-1]
     assert rows["offline", 1.0, 1.0]["teacher"] == f"{teacher.row['run']}@{last}"
@@ -48,8 +51,9 @@ def test_every_way_of_supervision(made):
 def test_a_baseline_is_compared_with_the_teacher_at_hand(made, loaded):
     folder, (teacher, students) = made
     other, again = runs.students(
-        TASK, *loaded, "convolutional-small", RECIPE, "perceptron", RECIPE, ["baseline", "self"], [1.0], [1.0],
-        temperature_scaling="squared", seed=1, stages=2, folder=folder, progress=False,
+        loaded, teacher_network="convolutional-small", teacher_recipe=RECIPE, network="perceptron", recipe=RECIPE,
+        methods=["baseline", "self"], temperatures=[1.0], soft_ratios=[1.0], temperature_scaling="squared", seed=1,
+        stages=2, folder=folder, progress=False,
     )  # fmt: skip
     for key in (("baseline", 1.0, 0.0), ("self", 1.0, 1.0)):
         mine, theirs = again[key].row, students[key].row
@@ -60,9 +64,9 @@ def test_a_baseline_is_compared_with_the_teacher_at_hand(made, loaded):
 
 def test_a_run_that_has_ended_is_read(made, loaded, monkeypatch):
     folder, (teacher, _) = made
-    monkeypatch.setattr(distill, "train", lambda *a, **k: pytest.fail("trained again"))
-    arguments = (f"teacher-perceptron-{1}", TASK, *loaded, "perceptron", distill.Recipe(**RECIPE, seed=1), folder)
-    again = runs.run(*arguments, keep=[0.5], about={"role": "teacher", "method": "baseline"})
+    monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
+    arguments = ("teacher-perceptron-1", loaded, "perceptron", Recipe(**RECIPE, seed=1), folder)
+    again = runs.run(*arguments, keep=[0.5], columns={"role": "teacher", "method": "baseline"})
     assert again.row == teacher.row
     with pytest.raises(pytest.fail.Exception):
         runs.run(*arguments, keep=[0.25])
@@ -71,21 +75,27 @@ def test_a_run_that_has_ended_is_read(made, loaded, monkeypatch):
 def test_complexity_along_a_training(made, loaded):
     _, (teacher, students) = made
     chosen = [students["offline", 1.0, 1.0], students["online", 1.0, 1.0]]
-    found = along.complexity_along(chosen, teacher, loaded[0], points=20, progress=False)
+    found = along.complexity_along(chosen, teacher, loaded.dataset, points=20, progress=False)
     assert len(found) == 6 and {row["share"] for row in found} == {0, 0.5, 1}
     online = [row for row in found if row["method"] == "online"]
     assert [row["teacher_step"] for row in online] == [8, 8, 16]
     assert all(row["adjusted"] <= row["adjusted_without_ridge"] and 0 < row["kernel_alignment"] <= 1 for row in found)
-    assert along.complexity_along(chosen, teacher, loaded[0], points=20, progress=False) == found  # read
+    assert along.complexity_along(chosen, teacher, loaded.dataset, points=20, progress=False) == found  # read
     with pytest.raises(ValueError, match="not this teacher"):
-        along.complexity_along([students["self", 1.0, 1.0]], teacher, loaded[0], points=20, progress=False)
+        along.complexity_along([students["self", 1.0, 1.0]], teacher, loaded.dataset, points=20, progress=False)
 
 
 def test_a_run_depends_on_the_code_that_it_runs_through():
-    names = {path.name for path in runs.code_files(*runs.DEPENDS)}
-    assert {"distill.py", "labels.py", "networks.py", "data.py", "measures.py", "runs.py"} <= names
-    assert not {"ledger.py", "statements.py", "along.py", "complexity.py"} & names
-    assert runs.code_hash() != runs.code_hash("kdlib.along")
+    names = {str(path.relative_to(path.parents[1])) for path in reached(runs.CODE)}
+    assert {
+        "training/loop.py",
+        "labels/loss.py",
+        "training/networks.py",
+        "data/images.py",
+        "experiments/runs.py",
+    } <= names
+    assert not {"labels/effective.py", "ledger/checks.py", "experiments/along.py", "complexity/supervision.py"} & names
+    assert code_hash(runs.CODE) != code_hash(along.CODE)
 
 
 def test_measures_on_cases_with_known_answers():
@@ -103,5 +113,5 @@ def test_measures_on_cases_with_known_answers():
 
 @pytest.mark.parametrize("wrong", [dict(train_examples=0), dict(test_examples=1.5), dict(noise=1.0)])
 def test_tasks_are_checked(wrong):
-    with pytest.raises(ValueError):
-        Task(**{**dict(data="x", train_examples=1, validation_examples=1, test_examples=1), **wrong})
+    with pytest.raises((ValueError, TypeError)):
+        ImageTask(**{**dict(data="x", train_examples=1, validation_examples=1, test_examples=1), **wrong})

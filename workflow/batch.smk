@@ -1,19 +1,16 @@
 # The batch of a scale: teachers, then students, then kernels along their trainings, then tables. Each node is a
 # papermill run of a notebook of the book; its parameters are Snakemake parameters, so that a changed scale re-runs only
-# what is new. Inside a node, a training that has ended is read and a killed one goes on (`kdlib.runs`).
+# what is new. Inside a node, a training that has ended is read and a killed one goes on (`kdlib.experiments.runs`).
 import json
-import sys
-
-sys.path.insert(0, str(Path.cwd()))
-from kdlib.runs import DEPENDS, code_files
-from workflow import plan
 
 PLACES, STATES = plan.saved_places(BATCH)  # where a task's images are, if not where its name says
 NODES = {(node.kind, node.key): node for node in plan.nodes(BATCH, PLACES)}
-TRAINING = [os.path.relpath(path) for path in code_files(*DEPENDS)]
-ALONG = [os.path.relpath(path) for path in code_files("kdlib.along")]
-GPU = "--gpu" if "cuda" in config["lock"] else ""
+GPU = "--gpu" if "cuda" in LOCK else ""
 HERE = f"_build/{BATCH}/batch"
+
+for kind, page in plan.NOTEBOOKS.items():  # a node is not run again because what its notebook shows is drawn otherwise
+    computed = keys.key(keys.notebook_of(page), LOCK, starts=(plan.COMPUTED_BY[kind],))
+    keys.keep(f"_build/{BATCH}/keys/{kind}.json", computed)
 
 
 def rows_of(*kinds):
@@ -25,11 +22,8 @@ rule node:
         kind="|".join(plan.NOTEBOOKS),
         key="|".join(sorted({re.escape(key) for _, key in NODES})) or "none",
     input:
-        lambda wildcards: ALONG if wildcards.kind == "complexity" else TRAINING,
         lambda wildcards: [f"{HERE}/{kind}/{key}.csv" for kind, key in NODES[wildcards.kind, wildcards.key].needs],
-        DATA,
-        config["lock"],
-        notebook=lambda wildcards: f"book/{plan.NOTEBOOKS[wildcards.kind]}.ipynb",
+        key=f"_build/{BATCH}/keys/{{kind}}.json",
     output:
         notebook=f"{HERE}/{{kind}}/{{key}}.ipynb",
         rows=f"{HERE}/{{kind}}/{{key}}.csv",
@@ -43,21 +37,23 @@ rule node:
             }
         ),
         data=lambda wildcards: json.dumps(STATES),  # so that changed images count as a change
+        notebook=lambda wildcards: f"book/{plan.NOTEBOOKS[wildcards.kind]}.ipynb",
     log:
         f"{HERE}/{{kind}}/{{key}}.log",
     resources:
         gpu=1,
     retries: int(config.get("retries", 0))
     shell:
-        "python -m workflow.execute {input.notebook} {output.notebook} {GPU} --parameters {params.given:q} >{log} 2>&1"
+        "python -m workflow.execute {params.notebook} {output.notebook} --key {input.key} {GPU}"
+        " --parameters {params.given:q} >{log} 2>&1"
         " || {{ tail -n 5 {log} >&2; exit 1; }}"
 
 
 rule batch_table:
     wildcard_constraints:
-        table="11_runs|11_along",
+        table="runs|along",
     input:
-        lambda wildcards: rows_of("complexity") if wildcards.table == "11_along" else rows_of("teacher", "student"),
+        lambda wildcards: rows_of("complexity") if wildcards.table == "along" else rows_of("teacher", "student"),
     output:
         f"_build/{BATCH}/records/{{table}}.csv",
     shell:

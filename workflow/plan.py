@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
+from jsonschema import Draft202012Validator
+
+from workflow import keys
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALES = ROOT / "workflow" / "scales"
-NOTEBOOKS = {"teacher": "11_1_teacher", "student": "11_2_student", "complexity": "11_3_complexity"}
-SECTION = {
-    "seeds", "stages", "points", "methods", "along", "ridge", "temperatures", "soft_ratios", "temperature_scaling", "tasks",
-    "teachers", "students",
-}  # fmt: skip
+SCHEMA = SCALES / "schema.yaml"
+NOTEBOOKS = {"teacher": "experiments_teacher", "student": "experiments_student", "complexity": "experiments_complexity"}
+# What a node computes is in these modules; the rest of its notebook shows it.
+COMPUTED_BY = {
+    "teacher": "kdlib.experiments.runs",
+    "student": "kdlib.experiments.runs",
+    "complexity": "kdlib.experiments.along",
+}
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,20 @@ class Node:
     trainings: tuple = field(default=())
 
 
+@lru_cache
 def read(scale: str) -> dict:
-    """The scale's file, whole."""
+    """The scale's file, whole, checked against `scales/schema.yaml`; ends the process with what is wrong in it."""
     path = SCALES / f"{scale}.yaml"
-    if not path.exists():
-        raise SystemExit(f"no scale {scale!r}: choose from {', '.join(sorted(p.stem for p in SCALES.glob('*.yaml')))}")
-    return yaml.safe_load(path.read_text()) or {}
+    if not path.exists() or path == SCHEMA:
+        scales = sorted(other.stem for other in SCALES.glob("*.yaml") if other != SCHEMA)
+        raise SystemExit(f"no scale {scale!r}: choose from {', '.join(scales)}")
+    content, schema = yaml.safe_load(path.read_text()), yaml.safe_load(SCHEMA.read_text())
+    schema["propertyNames"] = {"enum": ["batch", *keys.pages()]}
+    errors = sorted(Draft202012Validator(schema).iter_errors(content), key=lambda error: list(map(str, error.path)))
+    if errors:
+        lines = [f"  {'.'.join(map(str, error.absolute_path)) or 'the file'}: {error.message}" for error in errors]
+        raise SystemExit("\n".join([f"workflow/scales/{scale}.yaml is not a scale:", *lines]))
+    return content or {}
 
 
 def nodes(scale: str, places: dict[str, str] | None = None) -> list[Node]:
@@ -56,8 +71,6 @@ def nodes(scale: str, places: dict[str, str] | None = None) -> list[Node]:
     batch = read(scale).get("batch")
     if not batch:
         return []
-    if wrong := SECTION ^ set(batch):
-        raise SystemExit(f"workflow/scales/{scale}.yaml: the batch section misses or does not know {sorted(wrong)}")
     found = []
     variants = len(batch["temperatures"]) * len(batch["soft_ratios"])
     count = sum(1 if method == "baseline" else variants for method in batch["methods"])

@@ -5,10 +5,8 @@ a cluster (`workflow/profiles`). Killed, it goes on where it was when it is call
 """
 
 import argparse
-import fcntl
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -17,27 +15,25 @@ from pathlib import Path
 
 import yaml
 
-from workflow import plan, slots
+from kdlib.tools.files import read_rows
+from kdlib.tools.provenance import code_hash
+from workflow import driver, keys, plan, slots
+from workflow.driver import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 
-
-def command(options) -> list[str]:
-    """Snakemake's command line."""
-    words = ["snakemake", "--snakefile", "workflow/Snakefile", "--directory", str(ROOT), "--nolock"]
-    words += ["--rerun-incomplete", "--keep-going", "--quiet", "rules", "host", "reason"]
-    config = [f"batch={options.scale}", f"lock={options.lock}", f"retries={options.retries}"]
-    words += ["--config", *config]
+def words(options) -> list[str]:
+    """What this run adds to Snakemake's command line."""
+    found = ["--keep-going", "--config", f"batch={options.scale}", f"lock={options.lock}", f"retries={options.retries}"]
     if options.profile:
-        words += ["--workflow-profile", str(options.profile)]
+        found += ["--workflow-profile", str(options.profile)]
     else:
-        words += ["--cores", str(options.jobs)]
+        found += ["--cores", str(options.jobs)]
         if devices := slots.gpus():
-            words += ["--resources", f"gpu={len(devices)}"]
+            found += ["--resources", f"gpu={len(devices)}"]
     if options.dry_run:
-        words.append("--dry-run")
-    tables = [f"_build/{options.scale}/records/{table}.csv" for table in ("11_runs", "11_along")]
-    return [*words, "--", *(tables if options.tables_only else ["reproduce"])]
+        found.append("--dry-run")
+    tables = [f"_build/{options.scale}/records/{table}.csv" for table in keys.BATCH_TABLES]
+    return [*found, "--", *(tables if options.tables_only else ["reproduce"])]
 
 
 def finished_runs(scale: str) -> list[dict]:
@@ -50,8 +46,7 @@ def finished_runs(scale: str) -> list[dict]:
 
 def progress(scale: str, nodes, jobs: int) -> str:
     """One line: trainings, kernels, device-hours, and what is left by the rates of what has ended."""
-    from kdlib.runs import code_hash
-
+    code = code_hash(plan.COMPUTED_BY["student"])
     place = ROOT / "_build" / scale / "batch"
     done = {(node.kind, node.key) for node in nodes if (place / node.kind / f"{node.key}.csv").exists()}
     rates, ended, hours = defaultdict(list), defaultdict(int), defaultdict(float)
@@ -59,7 +54,7 @@ def progress(scale: str, nodes, jobs: int) -> str:
         if row["images_per_second"] == row["images_per_second"]:
             rates[row["network"]].append(row["images_per_second"])
         hours[row["device"]] += row["seconds"] / 3600
-        ended[row["role"], row["data"], row["noise"], row["network"], row["seed"]] += row["code"] == code_hash()
+        ended[row["role"], row["data"], row["noise"], row["network"], row["seed"]] += row["code"] == code
     total = sum(len(node.trainings) for node in nodes)
     count, left, unknown = 0, 0.0, False
     for node in nodes:
@@ -102,46 +97,33 @@ def run(options) -> int:
     nodes = plan.nodes(options.scale, plan.save_places(options.scale, options.data))
     if not nodes:
         sys.exit(f"the scale {options.scale!r} has no batch section")
-    build = ROOT / "_build"
-    build.mkdir(exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name != "KDLIB_JOBS"}
     if not options.profile:
         environment["KDLIB_JOBS"] = str(options.jobs)  # this machine is shared out here: see slots.py
-    with open(build / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit("another build is running in this folder: wait for it, or stop it")
-        stop = threading.Event()
-        thread = threading.Thread(target=watch, args=(options, nodes, stop), daemon=True)
-        if not options.dry_run:
-            thread.start()
-        status = subprocess.run(command(options), cwd=ROOT, env=environment, pass_fds=[handle.fileno()]).returncode
-        stop.set()
+    stop = threading.Event()
+    if not options.dry_run:
+        threading.Thread(target=watch, args=(options, nodes, stop), daemon=True).start()
+    status = driver.snakemake(words(options), environment)
+    stop.set()
     if options.dry_run:
         return status
     print(progress(options.scale, nodes, at_a_time(options)))
-    for path in sorted((build / options.scale).rglob("*.failed.ipynb")):
-        print(
-            f"failed: {path.relative_to(ROOT)} (its log: {path.with_name(path.name.replace('.failed.ipynb', '.log')).name})"
-        )
+    build = ROOT / "_build" / options.scale
+    for path in sorted(build.rglob("*.failed.ipynb")):
+        print(f"failed: {path.relative_to(ROOT)} (its log: {path.name.replace('.failed.ipynb', '.log')})")
     if not status:
-        print(f"tables: {build / options.scale / 'records'}; pages: {build / options.scale / 'pages'}")
+        print(f"tables: {build / 'records'}; pages: {build / 'pages'}")
     return status
 
 
 def estimate(options):
     """What the scale's trainings cost, by the rates of published runs; operations where a network has none."""
-    import csv
-
-    from kdlib.provenance import ROOT as root
-
     amounts, rates = defaultdict(float), defaultdict(list)
     for node in plan.nodes(options.scale):
         for network, amount in node.trainings:
             amounts[network, node.parameters["task"]["data"]] += amount
-    for path in (root / "results").glob("*/11_runs.csv"):
-        for row in csv.DictReader(path.open(newline="")):
+    for path in (ROOT / "results").glob("*/runs.csv"):
+        for row in read_rows(path):
             if row["images_per_second"] not in ("", "nan"):
                 rates[row["network"], row["data"], row["device"]].append(float(row["images_per_second"]))
     print(f"{options.scale}: images to train on, in passes forward and back")
@@ -164,16 +146,18 @@ def training_operations(network: str, size: int = 32, batch: int = 8) -> float:
     import jax
     import jax.numpy as jnp
 
-    from kdlib.distill import Recipe, _step
-    from kdlib.networks import named
+    from kdlib.training.loop import compiled_step
+    from kdlib.training.networks import named
+    from kdlib.training.recipe import Recipe
 
     module = named(network, 10)
-    step_once, optimiser = _step(module, Recipe(batch_size=batch), 10, None)
+    step, optimiser = compiled_step(module, Recipe())
     images = jnp.zeros((batch, size, size, 3), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), images)
     moments = jax.eval_shape(optimiser.init, variables["params"])
     rows, labels = jnp.arange(batch), jnp.zeros(batch, jnp.int32)
-    lowered = step_once.lower(variables, moments, rows, jax.random.key(1), jnp.uint32(0), images, labels, None)
+    key, number, rate = jax.random.key(1), jnp.uint32(0), jnp.float32(0)
+    lowered = step.lower(variables, moments, rows, key, number, rate, images, labels, None, None)
     return lowered.cost_analysis()["flops"] / batch
 
 

@@ -1,18 +1,17 @@
 """Put tables together: `python -m workflow.tables OUTPUT.csv INPUT.csv...`; rows as they are, columns of all."""
 
-import csv
 import sys
 from pathlib import Path
 
-from kdlib.runs import save_rows
+from kdlib.tools.files import read_rows, write_rows
 
 
 def gather(output: Path, inputs: list[Path]):
     """Write the rows of `inputs` to `output`, whole or not at all."""
-    rows = [row for path in inputs for row in csv.DictReader(path.open(newline=""))]
+    rows = [row for path in inputs for row in read_rows(path)]
     if empty := [str(path) for path in inputs if not path.stat().st_size]:
         sys.exit(f"empty tables: {', '.join(empty)}; delete them, and they are made again")
-    save_rows(output, rows)
+    write_rows(output, rows)
 
 
 if __name__ == "__main__":

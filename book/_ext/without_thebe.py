@@ -5,7 +5,7 @@ browser's console) and names an address outside the book, for a feature that thi
 """
 
 
-def _drop(app, pagename, templatename, context, doctree):
+def _drop(_app, _pagename, _templatename, context, _doctree):
     def is_thebe(script):
         return "thebe" in str(getattr(script, "filename", "")) or "THEBE" in str(
             getattr(script, "attributes", {}).get("body")

@@ -1,9 +1,9 @@
-"""Student kernels: NTKs of infinite width, and of finite networks."""
+"""Student kernels: NTKs of infinite width (`analytic`), and of finite networks (`finite`)."""
 
 from kdlib.kernels.analytic import Convolutional, FullyConnected, analytic_diagonal, analytic_ntk, centred_ntk
-from kdlib.kernels.empirical import empirical_ntk, explain
-from kdlib.kernels.engine import CrossExampleError
-from kdlib.kernels.operator import NTKOperator, ntk_operator
+from kdlib.kernels.finite.gram import empirical_ntk, explain
+from kdlib.kernels.finite.operator import NTKOperator, ntk_operator
+from kdlib.kernels.finite.prepared import CrossExampleError
 
 __all__ = [
     "Convolutional",

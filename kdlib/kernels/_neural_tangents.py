@@ -4,8 +4,8 @@ neural-tangents 0.6.5 (its last release) imports names that JAX has since moved.
 duration of the import and taken away again, so nothing outside neural-tangents sees them. Its TensorFlow-based
 ``experimental`` package, which kdlib does not use, is replaced by an empty module.
 
-What this covers: ``stax``, ``predict``, Monte-Carlo kernels and empirical implementations 1 and 2. Every other
-module of kdlib imports ``stax`` from here and knows nothing of the above.
+What this covers: ``stax``, ``predict``, Monte-Carlo kernels and empirical implementations 1 and 2. The rest of kdlib
+takes ``stax`` from here, when it is needed, and knows nothing of the above.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import types
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax._src.core
 import jax._src.util
+import jax.core
 import jax.extend.core
 import jax.interpreters.ad
 
@@ -27,17 +30,17 @@ class IncompatibleJaxError(ImportError):
     """neural-tangents could not be imported on the installed JAX."""
 
 
-def _absent(owner, names: dict[str, object]):
+def _absent(owner: Any, names: dict[str, object]) -> list[tuple[Any, str, object]]:
     """The (owner, name, value) triples that `owner` lacks."""
     return [(owner, name, value) for name, value in names.items() if not hasattr(owner, name)]
 
 
 @contextlib.contextmanager
-def _names_as_they_were():
+def _names_as_they_were() -> Iterator[None]:
     """Put back, for the duration of the block, what neural-tangents 0.6.5 imports from JAX."""
     extend, core = jax.extend.core, jax._src.core
     util = types.ModuleType("jax.util")
-    util.safe_map, util.safe_zip = jax._src.util.safe_map, jax._src.util.safe_zip
+    util.__dict__.update(safe_map=jax._src.util.safe_map, safe_zip=jax._src.util.safe_zip)
     added = _absent(
         jax.core, {name: getattr(extend, name) for name in ("Jaxpr", "JaxprEqn", "Literal", "Primitive", "Var")}
     )
@@ -57,7 +60,7 @@ def _names_as_they_were():
             del sys.modules["jax.util"]
 
 
-def _import_stax():
+def _import_stax() -> Any:
     if "neural_tangents" in sys.modules:  # imported by the caller already: then their JAX suits it
         from neural_tangents import stax
 

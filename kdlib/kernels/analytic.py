@@ -1,22 +1,24 @@
 """Infinite-width neural tangent kernels of fully-connected and convolutional students.
 
-The kernels come from neural-tangents; this file adds the blocking that keeps `N = 10,000` inside memory, the
-normalisation, and clear errors.
+The kernels come from neural-tangents, which is imported when the first one is computed; this file adds the blocking
+that keeps `N = 10,000` inside memory, the normalisation, and clear errors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from kdlib.kernels._neural_tangents import stax
+from kdlib.tools.arrays import choice, integer, number
 
-ACTIVATIONS = {"relu": stax.Relu, "erf": stax.Erf, "gelu": stax.Gelu}
+Activation = Literal["relu", "erf", "gelu"]
 PIXEL_PAIRS_PER_BLOCK = 2**26  # float64 intermediate arrays of at most about half a gigabyte each
 
 
@@ -25,12 +27,23 @@ class FullyConnected:
     """A fully-connected network of `depth` weight layers in NTK parametrisation; inputs are flattened."""
 
     depth: int = 3
-    activation: str = "relu"
+    activation: Activation = "relu"
     weight_std: float = 2.0**0.5
     bias_std: float = 0.1
 
-    def layers(self, width: int = 1, outputs: int = 1):
+    def __post_init__(self) -> None:
+        _check_architecture(self)
+
+    def as_inputs(self, x: Any) -> jax.Array:
+        """Inputs as vectors, `(n, d)`."""
+        x = jnp.asarray(x)
+        if x.ndim < 2:
+            raise ValueError(f"inputs must have shape (n, ...), not {x.shape}")
+        return x.reshape(len(x), -1)
+
+    def layers(self, width: int = 1, outputs: int = 1) -> tuple[Any, Any, Any]:
         """The neural-tangents triple (init, apply, kernel); `width` matters to finite networks only."""
+        stax = _stax()
         dense = dict(W_std=self.weight_std, b_std=self.bias_std)
         hidden = [layer for _ in range(self.depth - 1) for layer in (stax.Dense(width, **dense), _activation(self))]
         return stax.serial(*hidden, stax.Dense(outputs, **dense))
@@ -42,18 +55,29 @@ class Convolutional:
     their average ("average"; a kernel value then costs the square of the number of pixels, not the number)."""
 
     depth: int = 3
-    activation: str = "relu"
+    activation: Activation = "relu"
     weight_std: float = 2.0**0.5
     bias_std: float = 0.1
     filter_size: int = 3
-    pooling: str = "flatten"
+    pooling: Literal["flatten", "average"] = "flatten"
 
-    def layers(self, width: int = 1, outputs: int = 1):
+    def __post_init__(self) -> None:
+        _check_architecture(self)
+        integer("filter_size", self.filter_size, least=1)
+        choice("pooling", self.pooling, ("flatten", "average"))
+
+    def as_inputs(self, x: Any) -> jax.Array:
+        """Images, `(n, height, width, channels)`."""
+        x = jnp.asarray(x)
+        if x.ndim != 4:
+            raise ValueError(f"inputs must be images (n, height, width, channels), not an array of shape {x.shape}")
+        return x
+
+    def layers(self, width: int = 1, outputs: int = 1) -> tuple[Any, Any, Any]:
         """The neural-tangents triple (init, apply, kernel); `width` matters to finite networks only."""
+        stax = _stax()
         std = dict(W_std=self.weight_std, b_std=self.bias_std)
         shape = (self.filter_size, self.filter_size)
-        if self.pooling not in ("flatten", "average"):
-            raise ValueError(f'pooling must be "flatten" or "average", not {self.pooling!r}')
         pool = stax.Flatten() if self.pooling == "flatten" else stax.GlobalAvgPool()
         convolutions = [
             layer
@@ -63,7 +87,10 @@ class Convolutional:
         return stax.serial(*convolutions, pool, stax.Dense(outputs, **std))
 
 
-def analytic_ntk(architecture, x1, x2=None, *, normalised=False, block=None, dtype=np.float64, progress=True):
+def analytic_ntk(
+    architecture: FullyConnected | Convolutional, x1: Any, x2: Any = None, *, normalised: bool = False,
+    block: int | None = None, dtype: Any = np.float64, progress: bool = True,
+) -> np.ndarray:  # fmt: skip
     """The infinite-width NTK `k(x1, x2)` of a scalar-output network (the kernel of section 0).
 
     With `C` outputs the full kernel is `k (x) I_C`, so the scalar one is all there is to compute.
@@ -93,7 +120,7 @@ def analytic_ntk(architecture, x1, x2=None, *, normalised=False, block=None, dty
     x2 = x1 if symmetric else _inputs(architecture, x2, "x2", dtype)
     if x1.shape[1:] != x2.shape[1:]:
         raise ValueError(f"x1 and x2 must hold inputs of one shape, not {x1.shape[1:]} and {x2.shape[1:]}")
-    block = block or _block(architecture, x1)
+    block = _block(architecture, x1) if block is None else integer("block", block, least=1)
     kernel = _kernel(architecture)
     rows, columns = _starts(len(x1), block), _starts(len(x2), block)
     pairs = [(i, j) for i in rows for j in columns if not symmetric or j >= i]
@@ -107,9 +134,10 @@ def analytic_ntk(architecture, x1, x2=None, *, normalised=False, block=None, dty
         elif symmetric:
             gram[j : j + block, i : i + block] = values.T
     if normalised:
-        diagonal = np.diagonal(gram).copy() if symmetric else None
-        scale1 = np.sqrt(diagonal if symmetric else analytic_diagonal(architecture, x1, dtype=dtype))
-        scale2 = scale1 if symmetric else np.sqrt(analytic_diagonal(architecture, x2, dtype=dtype))
+        if symmetric:
+            scale1 = scale2 = np.sqrt(np.diagonal(gram).copy())
+        else:
+            scale1, scale2 = (np.sqrt(analytic_diagonal(architecture, x, dtype=dtype)) for x in (x1, x2))
         gram /= scale1[:, None]
         gram /= scale2[None, :]
         if symmetric:
@@ -117,7 +145,9 @@ def analytic_ntk(architecture, x1, x2=None, *, normalised=False, block=None, dty
     return gram
 
 
-def centred_ntk(architecture, x1, x2=None, *, centre, progress=True):
+def centred_ntk(
+    architecture: FullyConnected | Convolutional, x1: Any, x2: Any = None, *, centre: Any, progress: bool = True
+) -> np.ndarray:
     """The normalised NTK of features less their mean over the inputs `centre`, normalised to one again.
 
     Arguments and result as in `analytic_ntk`. In a bound, `centre` must be fixed before the sample: other inputs.
@@ -133,11 +163,11 @@ def centred_ntk(architecture, x1, x2=None, *, centre, progress=True):
     return centred
 
 
-def analytic_diagonal(architecture, x, *, dtype=np.float64):
+def analytic_diagonal(architecture: FullyConnected | Convolutional, x: Any, *, dtype: Any = np.float64) -> np.ndarray:
     """`k(x, x)` of each input, shape `(n,)`: what the power function starts from.
 
-    For ReLU accurate to about 1e-8 in float64: the arc-cosine formulas turn rounding at angle zero into its square root.
-    A normalised kernel has the exact one on its diagonal instead.
+    For ReLU accurate to about 1e-8 in float64: the arc-cosine formulas turn rounding at angle zero into its square
+    root. A normalised kernel has the exact one on its diagonal instead.
     """
     x = _inputs(architecture, x, "x", dtype)
     kernel, step = _kernel(architecture), min(32, len(x))
@@ -148,29 +178,43 @@ def analytic_diagonal(architecture, x, *, dtype=np.float64):
 
 
 @lru_cache(maxsize=16)
-def _kernel(architecture):
+def _kernel(architecture: FullyConnected | Convolutional) -> Callable[[Any, Any], Any]:
     kernel = architecture.layers()[2]
     return jax.jit(lambda a, b: kernel(a, b, "ntk"))
 
 
-def _activation(architecture):
-    if architecture.activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, not {architecture.activation!r}")
-    return ACTIVATIONS[architecture.activation]()
+def _stax() -> Any:
+    from kdlib.kernels._neural_tangents import stax
+
+    return stax
 
 
-def _inputs(architecture, x, name, dtype):
+def _activation(architecture: FullyConnected | Convolutional) -> Any:
+    return {"relu": _stax().Relu, "erf": _stax().Erf, "gelu": _stax().Gelu}[architecture.activation]()
+
+
+def _check_architecture(architecture: FullyConnected | Convolutional) -> None:
+    integer("depth", architecture.depth, least=1)
+    choice("activation", architecture.activation, ("relu", "erf", "gelu"))
+    number("weight_std", architecture.weight_std, above=0)
+    number("bias_std", architecture.bias_std, least=0)
+
+
+def _inputs(architecture: FullyConnected | Convolutional, x: Any, name: str, dtype: Any) -> jax.Array:
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, not {np.dtype(dtype)}")
+    if np.iscomplexobj(x):
+        raise ValueError(f"{name} must be real, not complex: take its real part if that is meant")
     x = jnp.asarray(x, dtype)
-    if isinstance(architecture, Convolutional):
-        if x.ndim != 4:
-            raise ValueError(f"{name} must hold images (n, height, width, channels), not an array of shape {x.shape}")
-        return x
-    if x.ndim < 2:
-        raise ValueError(f"{name} must have shape (n, ...), not {x.shape}")
-    return x.reshape(len(x), -1)
+    if not x.ndim or not len(x) or not bool(jnp.isfinite(x).all()):
+        raise ValueError(f"{name} must have shape (n, ...) with n >= 1 and finite entries, in {np.dtype(dtype)}")
+    try:
+        return architecture.as_inputs(x)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
-def _block(architecture, x):
+def _block(architecture: FullyConnected | Convolutional, x: jax.Array) -> int:
     if not isinstance(architecture, Convolutional):
         return min(1024, len(x))
     pixels = x.shape[1] * x.shape[2]
@@ -178,7 +222,7 @@ def _block(architecture, x):
     return max(1, min(len(x), int((PIXEL_PAIRS_PER_BLOCK / per_pair) ** 0.5)))
 
 
-def _starts(n, block):
+def _starts(n: int, block: int) -> list[int]:
     """Where blocks of one size begin; the last one overlaps its neighbour rather than being smaller, so that
     nothing is compiled twice."""
     return sorted({min(i, max(n - block, 0)) for i in range(0, n, block)})

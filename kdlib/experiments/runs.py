@@ -1,0 +1,253 @@
+"""Trainings of the experiments: their data, folders and rows. A run that has ended is never done again, a killed one
+resumes.
+
+A run's folder is named after what was asked for: data, network, recipe, teacher (by its run), the code that it depends
+on and the versions of JAX, flax and optax; not after the device. So a new seed or student adds folders, changed code or
+data make new ones, and nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdlib.data.images import Dataset, load
+from kdlib.experiments.measures import agreement, evaluation
+from kdlib.labels.loss import DistillationLoss, TemperatureScaling
+from kdlib.tools.arrays import integer, number
+from kdlib.tools.files import write_whole
+from kdlib.tools.provenance import ROOT, code_hash, device_name, provenance
+from kdlib.training import networks
+from kdlib.training.checkpoints import SavedCheckpoints
+from kdlib.training.loop import Trained, train
+from kdlib.training.recipe import METHODS, Recipe
+from kdlib.training.teacher import Teacher
+
+CODE = "kdlib.experiments.runs"  # whose hash, with all that it reaches, marks a run
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """Images with disjoint splits, and the share of training labels replaced by a random other one.
+
+    Augmentation and the order of examples belong to a `Recipe`; splits and noise are the same for all seeds.
+    """
+
+    data: str
+    train_examples: int
+    validation_examples: int
+    test_examples: int
+    noise: float = 0.0
+
+    def __post_init__(self):
+        for name in ("train_examples", "validation_examples", "test_examples"):
+            integer(name, getattr(self, name), least=1)
+        number("noise", self.noise, least=0, below=1)  # a share of the labels
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The fields as columns; the data by their name, wherever they are."""
+        return {**asdict(self), "data": Path(self.data).name.split(".")[0]}
+
+    def load(self, progress: bool = False) -> LoadedTask:
+        """The images, float32, of mean zero and variance one, and the training labels with their noise."""
+        sizes = {"train": self.train_examples, "validation": self.validation_examples, "test": self.test_examples}
+        dataset = load(self.data, sizes=sizes, normalisation="standard", dtype=np.float32, progress=progress)
+        generator, count = np.random.default_rng(12), len(dataset.classes)
+        labels = dataset.train.labels.copy()
+        wrong = np.flatnonzero(generator.random(len(labels)) < self.noise)
+        labels[wrong] = (labels[wrong] + generator.integers(1, count, len(wrong))) % count
+        return LoadedTask(self, dataset, labels)
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task with its images, and the labels that networks are trained on. Made by `ImageTask.load`."""
+
+    task: ImageTask
+    dataset: Dataset
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run with its trained network and its row of the table."""
+
+    trained: Trained
+    row: dict[str, Any]
+
+
+def run(
+    name: str, loaded: LoadedTask, network: str, recipe: Recipe, folder: str | Path, *, teacher: Teacher | None = None,
+    teacher_name: str = "", keep: Sequence[float] = (), columns: dict[str, Any] | None = None, progress: bool = True,
+) -> Finished:  # fmt: skip
+    """Train, or take up, or read a run that has ended.
+
+    Parameters
+    ----------
+    name
+        of the run, for readers; a part of its folder's name.
+    loaded
+        what `ImageTask.load` gives.
+    network, recipe, teacher, keep
+        name of the network (`kdlib.training.networks.NETWORKS`), and as in `kdlib.training.train`.
+    folder
+        where runs are.
+    teacher_name
+        the teacher's id in the run's hash: `<run>@<step>`.
+    columns
+        more columns for the row.
+    """
+    dataset, module = loaded.dataset, networks.named(network, len(loaded.dataset.classes))
+    asked = {
+        "task": loaded.task.columns, "data": dataset.sha256, "network": network, "recipe": asdict(recipe),
+        "keep": list(keep), "teacher": teacher_name, "code": code_hash(CODE), "versions": versions(),
+    }  # fmt: skip
+    run_id = f"{name}-{mark(asked)}"
+    place = Path(folder) / run_id
+    record = place / "run.json"
+    place.mkdir(parents=True, exist_ok=True)
+    with open(place / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process at the same run: wait, then read what it has done
+        if not record.exists():
+            trained = train(
+                module, recipe, dataset.train.images, loaded.labels, folder=place, teacher=teacher, keep=keep,
+                progress=progress,
+            )  # fmt: skip
+            row = {
+                "run": run_id, "network": network, **loaded.task.columns, **recipe.columns, "teacher": teacher_name,
+                **(columns or {}),
+                **_evaluated("validation", trained, dataset.validation), **_evaluated("test", trained, dataset.test),
+                "final_loss": float(trained.history[-1]), "steps": trained.steps[-1], "seconds": trained.seconds,
+                "images_per_second": trained.images_per_second, "device": device_name(), "data_sha256": dataset.sha256,
+                "code": asked["code"], "trained_with": asked["code"],
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **provenance(CODE),
+            }  # fmt: skip
+            content = {"asked": asked, "row": row, "steps": list(trained.steps), "history": trained.history.tolist()}
+            write_whole(record, json.dumps(content, indent=1))
+            (place / "state.msgpack").unlink(missing_ok=True)
+    content = json.loads(record.read_text(encoding="utf-8"))
+    shape = dataset.train.images[:1].shape
+    trained = Trained(
+        module, SavedCheckpoints(module, place / "checkpoints", tuple(content["steps"]), shape),
+        np.array(content["history"]), content["row"]["seconds"], content["row"]["images_per_second"], folder=place,
+    )  # fmt: skip
+    return Finished(trained, content["row"])
+
+
+def mark(asked: dict[str, Any]) -> str:
+    """The part of a run's folder name that stands for what was asked for: twelve hexadecimal digits."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def versions() -> list[str]:
+    """Of the packages that a run's numbers depend on."""
+    return [version("jax"), version("flax"), version("optax")]
+
+
+def supervision(
+    method: str, teacher: Finished, dataset: Dataset, *, baseline: Finished | None = None
+) -> tuple[Teacher | None, str, int | None]:
+    """What a method of distillation supervises a student with.
+
+    Parameters
+    ----------
+    method
+        of `METHODS`: "baseline" (labels only), "offline" (the teacher at its end), "early-stopped" (its checkpoint of
+        least cross-entropy on the validation images), "online" (each of its checkpoints for one stage of the student's
+        training, the last for the last), "self" (the student's own network, trained on the labels).
+    teacher, baseline
+        the teacher's run, and the student's own baseline for "self".
+    dataset
+        whose validation images choose the early-stopped checkpoint.
+
+    Returns
+    -------
+    `(Teacher or None, name, step)`: the name stands for the teacher in a run's folder; the step is that of the
+    checkpoint, None for "baseline" and "online".
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, not {method!r}")
+    if method == "baseline":
+        return None, "", None
+    source = teacher
+    if method == "self":
+        if baseline is None:
+            raise ValueError('method "self" needs the student\'s own baseline')
+        source = baseline
+    trained, steps = source.trained, [step for step in source.trained.steps if step]
+    if method == "online":
+        stages = tuple((step / steps[-1], trained.variables(step)) for step in steps)
+        return Teacher(trained.network, stages), f"{source.row['run']}@all", None
+    step = steps[-1]
+    if method == "early-stopped":
+        images, labels = dataset.validation.images, dataset.validation.labels
+        step = min(steps, key=lambda step: evaluation(trained.logits(images, step), labels)["cross_entropy"])
+    return Teacher(trained.network, ((1.0, trained.variables(step)),)), f"{source.row['run']}@{step}", step
+
+
+def students(
+    loaded: LoadedTask, *, teacher_network: str, teacher_recipe: dict[str, Any], network: str, recipe: dict[str, Any],
+    methods: Sequence[str], temperatures: Sequence[float], soft_ratios: Sequence[float],
+    temperature_scaling: TemperatureScaling,
+    seed: int, stages: int, folder: str | Path, progress: bool = True,
+) -> tuple[Finished, dict[tuple[str, float, float], Finished]]:  # fmt: skip
+    """Every student of one network and seed: all methods, temperatures and soft ratios, on one teacher.
+
+    Parameters
+    ----------
+    teacher_recipe, recipe
+        dictionaries for `Recipe`; the seed and the loss are added.
+    stages
+        checkpoints of the teacher and of each student, at equal shares of their trainings.
+
+    The others are as in `run` and `DistillationLoss`. What has ended is read.
+
+    Returns
+    -------
+    `(teacher, {(method, temperature, soft_ratio): student})`; the baseline's key is `("baseline", 1.0, 0.0)`.
+    """
+    keep = [k / stages for k in range(1, stages)]
+    teacher = run(
+        f"teacher-{teacher_network}-{seed}", loaded, teacher_network, Recipe(**teacher_recipe, seed=seed), folder,
+        keep=keep, columns={"role": "teacher", "method": "baseline"}, progress=progress,
+    )  # fmt: skip
+    teacher_test = teacher.trained.logits(loaded.dataset.test.images)
+    variants = [("baseline", 1.0, 0.0)] if {"baseline", "self"} & set(methods) else []
+    variants += [(m, t, ratio) for m in methods if m != "baseline" for t in temperatures for ratio in soft_ratios]
+    trained, baseline = {}, None
+    for method, temperature, soft_ratio in variants:
+        supervisor, name, step = supervision(method, teacher, loaded.dataset, baseline=baseline)
+        loss = DistillationLoss(soft_ratio, temperature, temperature_scaling) if supervisor else None
+        student = run(
+            f"{network}-{method}-{temperature:g}-{soft_ratio:g}-{seed}", loaded, network,
+            Recipe(**recipe, loss=loss, seed=seed), folder, teacher=supervisor, teacher_name=name, keep=[0, *keep],
+            progress=progress, columns={"role": "student", "method": method, "teacher_step": step or ""},
+        )  # fmt: skip
+        # A baseline has no teacher, so its training is the same for all of them; its row says with which it is
+        # compared.
+        student.row.update(teacher_network=teacher_network, teacher_accuracy=teacher.row["test_accuracy"])
+        student.row["fidelity"] = agreement(student.trained.logits(loaded.dataset.test.images), teacher_test)
+        baseline = student if method == "baseline" else baseline
+        if method in methods:
+            trained[method, temperature, soft_ratio] = student
+    return teacher, trained
+
+
+def runs_folder(path: str = "") -> Path:
+    """Where runs are kept: `path`, or `_build/quick/runs` of the repository."""
+    return Path(path) if path else ROOT / "_build" / "quick" / "runs"
+
+
+def _evaluated(split: str, trained: Trained, examples: Any) -> dict[str, float]:
+    values = evaluation(trained.logits(examples.images), examples.labels)
+    return {f"{split}_{name}": value for name, value in values.items()}

@@ -1,0 +1,254 @@
+"""One way to state a check, to see it fail when it must, and to record it.
+
+A check compares a measured quantity with what a theorem says it is (`identity`), is bounded by (`bound`) or grows
+like (`rate`), or with what a paper claims (`observation`). Every check carries its *broken twin*: the same comparison
+after one hypothesis has been violated on purpose (or, where a formula is at stake, one part of it changed). A check
+that fails, or whose twin does not, stops the notebook::
+
+    ledger = Ledger("transfer_risk", seeds=[0, 1], n=512)
+    ledger.bound("R2", "on the circle", measured=risk, reference=bound,
+                 hypotheses={"K is positive definite": True},
+                 twin=Twin("the teacher is outside the space", measured=risk_2, reference=bound_2))
+
+Each call adds to the chapter's JSON file in the records folder and returns a `Record`, which a notebook shows as a
+card. A new `Ledger` begins the chapter's file anew, so no check that a notebook no longer makes survives there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from kdlib.ledger.cards import card
+from kdlib.ledger.chapters import chapter, chapters
+from kdlib.ledger.statements import CLAIMS, STATEMENTS
+from kdlib.tools.files import records_folder, write_whole
+from kdlib.tools.provenance import ROOT, device_name, provenance
+
+Kind = Literal["identity", "bound", "rate", "observation"]
+
+VERDICTS = {
+    "identity": "proved exactly",
+    "bound": "bound holds",
+    "rate": "rate fitted",
+    "observation": "observed",
+}
+NOT_REPRODUCED = "not reproduced"
+VACUOUS = "bound holds, but says nothing: vacuous in every trial"
+
+
+class CheckFailed(AssertionError):
+    """A check failed, its hypotheses do not hold, or its broken twin passed."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The same comparison with one hypothesis violated. `broken` says which; the arrays are as in the check."""
+
+    broken: str
+    measured: object
+    reference: object
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one check found; the fields are those of its JSON file.
+
+    `slack` summarises, over the trials, how much room was left: the tolerance less the error (identity), the reference
+    less the measured value (bound), the distance of the prediction from the edge of the interval (rate, observation).
+    `claims` are the numbers of the papers' claims that the check bears on: by default those that name its statement.
+    `tightness` is the range of reference / measured over a bound's trials, `vacuous` the share of trials whose bound
+    on a probability is one or more.
+    """
+
+    id: str
+    title: str
+    kind: str
+    verdict: str
+    passed: bool
+    chapter: str
+    code: str
+    hypotheses: dict
+    trials: int
+    measured: dict
+    reference: dict
+    slack: dict
+    tolerance: float
+    tightness: dict | None
+    vacuous: float | None
+    twin: dict
+    dtype: str
+    n: str
+    seeds: list
+    device: str
+    note: str = ""
+    claims: list = field(default_factory=list)
+    provenance: dict = field(default_factory=dict)
+
+    def __repr__(self):
+        twin = "fails, as it must" if self.twin["failed"] else "PASSES: the check cannot fail"
+        return f"{self.id} ({self.title}): {self.verdict}; broken twin ({self.twin['broken']}): {twin}"
+
+    def _repr_html_(self):
+        return card(self)
+
+
+@dataclass
+class Ledger:
+    """The checks of one chapter.
+
+    Attributes
+    ----------
+    chapter
+        its name in `_toc.yml`.
+    n, seeds, dtype
+        of the runs, unless a check says otherwise.
+    folder
+        of the JSON file; by default `records_folder()`.
+    """
+
+    chapter: str
+    n: Any = ""
+    seeds: list = field(default_factory=list)
+    dtype: str = "float64"
+    folder: Path | None = None
+    records: list[Record] = field(default_factory=list, init=False)
+
+    def __post_init__(self):
+        chapter(self.chapter)  # refuses a name that is not in the book
+
+    def identity(self, statement: str, title: str, measured, reference, *, tolerance: float, **about) -> Record:
+        """`measured` equals `reference` in every entry: `abs(measured - reference) <= tolerance * max(1,
+        abs(reference))`.
+        """
+        return self._check("identity", statement, title, measured, reference, tolerance=tolerance, **about)
+
+    def bound(self, statement: str, title: str, measured, reference, *, tolerance: float = 0.0, **about) -> Record:
+        """`measured <= reference + tolerance` in every trial; `measured < reference` with `strict=True`.
+
+        `probability=True`: the reference bounds a probability; say where it is vacuous (one or more).
+        """
+        return self._check("bound", statement, title, measured, reference, tolerance=tolerance, **about)
+
+    def rate(self, statement: str, title: str, interval, predicted, *, tolerance: float = 0.0, **about) -> Record:
+        """The predicted slope lies in the fitted `interval = (low, high)`, widened by `tolerance`."""
+        return self._check("rate", statement, title, interval, predicted, tolerance=tolerance, **about)
+
+    def observation(self, statement: str, title: str, interval, threshold: float = 0.0, **about) -> Record:
+        """A claim about data: the whole `interval = (low, high)` of an effect lies above `threshold`.
+
+        An effect that does not is a finding, not an error: its verdict is "not reproduced". Its twin is a case in
+        which there is nothing to observe.
+        """
+        return self._check("observation", statement, title, interval, threshold, tolerance=0.0, strict=True, **about)
+
+    def _check(
+        self, kind: Kind, statement: str, title: str, measured, reference, *, tolerance: float, twin: Twin,
+        hypotheses: dict[str, Any] | None = None, code: str = "", note: str = "", n: Any = None, seeds=None,
+        dtype: str | None = None, probability: bool = False, strict: bool = False, claims: list[int] | None = None,
+    ) -> Record:  # fmt: skip
+        if statement not in STATEMENTS:
+            raise ValueError(f"no statement {statement!r}: the ids are {', '.join(STATEMENTS)}")
+        hypotheses = {name: bool(holds) for name, holds in (hypotheses or {}).items()}
+        measured, reference, slack = _compare(kind, measured, reference, tolerance)
+        twin_measured, twin_reference, twin_slack = _compare(kind, twin.measured, twin.reference, tolerance)
+        if not (np.isfinite(twin_measured).all() and np.isfinite(twin_reference).all()):
+            raise ValueError(
+                f"{statement} ({title}): the twin must fail by its numbers, and some of them are not finite"
+            )
+        enough = np.greater if strict else np.greater_equal
+        passed, twin_failed = bool(enough(slack, 0).all()), not bool(enough(twin_slack, 0).all())
+        vacuous = float(np.mean(reference >= 1)) if probability else None
+        verdict = NOT_REPRODUCED if not passed else VACUOUS if vacuous == 1 else VERDICTS[kind]
+        acceptable = passed or kind == "observation"  # an observation may come out against its claim
+        sound = acceptable and all(hypotheses.values()) and twin_failed
+        ratio = _tightness(measured, reference) if kind == "bound" else np.array([])
+        record = Record(
+            id=statement,
+            title=title,
+            kind=kind,
+            verdict=verdict if sound else "FAILED",
+            passed=passed and sound,
+            chapter=self.chapter,
+            code=code,
+            hypotheses=hypotheses,
+            trials=int(slack.size),
+            measured=_summary(measured),
+            reference=_summary(reference),
+            slack=_summary(slack),
+            tolerance=float(tolerance),
+            tightness=_summary(ratio) if ratio.size else None,
+            vacuous=vacuous,
+            twin={"broken": twin.broken, "failed": twin_failed, "slack": _summary(twin_slack)},
+            dtype=dtype or self.dtype,
+            n=str(self.n if n is None else n),
+            seeds=[int(seed) for seed in (self.seeds if seeds is None else seeds)],
+            device=device_name(),
+            note=note,
+            claims=[claim.number for claim in CLAIMS if statement in claim.statements]
+            if claims is None
+            else list(claims),
+            provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
+        )
+        if any((record.id, record.title) == (other.id, other.title) for other in self.records):
+            raise ValueError(f"{statement} has a check titled {title!r} already")
+        self.records.append(record)
+        entries = [asdict(record) for record in self.records]
+        path = Path(self.folder or records_folder()) / f"{self.chapter}.json"
+        write_whole(path, json.dumps(entries, indent=1, ensure_ascii=False))
+        if unmet := [name for name, holds in hypotheses.items() if not holds]:
+            raise CheckFailed(f"{statement} ({title}): hypothesis not met: {'; '.join(unmet)}")
+        if not acceptable:
+            raise CheckFailed(
+                f"{statement} ({title}) fails: worst slack {slack.min():.3g} over {slack.size} comparisons"
+            )
+        if not twin_failed:
+            raise CheckFailed(f"{statement} ({title}) cannot fail: it also passes when {twin.broken}")
+        return record
+
+
+def read_records(folder: str | Path | None = None) -> list[Record]:
+    """All records of a folder, in the order of the statements."""
+    order = list(STATEMENTS)
+    paths = sorted(Path(folder or records_folder()).glob("*.json"))
+    records = [Record(**entry) for path in paths for entry in json.loads(path.read_text(encoding="utf-8"))]
+    places = list(chapters())
+    return sorted(records, key=lambda record: (order.index(record.id), places.index(record.chapter), record.title))
+
+
+def _compare(kind: Kind, measured, reference, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Flat float arrays (measured, reference, slack); a check passes where the slack is not negative.
+
+    What is not finite never passes.
+    """
+    measured, reference = np.atleast_1d(np.asarray(measured, float)), np.asarray(reference, float)
+    if measured.size == 0:
+        raise ValueError("nothing was compared: the arrays are empty")
+    if kind in ("rate", "observation"):
+        if measured.shape != (2,) or reference.ndim != 0:
+            raise ValueError(f"a {kind} compares an interval (low, high) with one number")
+        ends = np.array([reference - measured[0], measured[1] - reference]) + tolerance
+        slack = measured[:1] - reference if kind == "observation" else ends.min(keepdims=True)
+    else:
+        measured, reference = (array.ravel() for array in np.broadcast_arrays(measured, reference))
+        with np.errstate(invalid="ignore"):
+            slack = reference - measured + tolerance
+        if kind == "identity":
+            slack = tolerance - np.abs(measured - reference) / np.maximum(1.0, np.abs(reference))
+    finite = np.isfinite(measured).all() and np.isfinite(reference).all()
+    return measured, np.atleast_1d(reference), slack if finite else np.full_like(slack, -np.inf)
+
+
+def _tightness(measured: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """reference / measured where that is a number."""
+    usable = (measured > 0) & np.isfinite(measured) & np.isfinite(reference)
+    return reference[usable] / measured[usable]
+
+
+def _summary(values) -> dict[str, float]:
+    values = np.asarray(values, float)
+    return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}

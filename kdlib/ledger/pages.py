@@ -1,0 +1,123 @@
+"""The ledger's pages, as HTML: the table of statements, the papers' claims with what they rest on."""
+
+from __future__ import annotations
+
+import html
+
+from kdlib.ledger.cards import count, marked, number, seeds_in_words
+from kdlib.ledger.chapters import chapter
+from kdlib.ledger.checks import NOT_REPRODUCED, VERDICTS, Record, read_records
+from kdlib.ledger.statements import CLAIMS, STATEMENTS, Claim
+
+CONDITIONAL = "holds only under conditions"
+ROW_HEADS = ("check", "verdict", "slack (min … max)", "broken twin", "run", "code")  # the columns of `_row`
+
+
+def table(records: list[Record] | None = None) -> str:
+    """The ledger as an HTML table: every statement with its checks."""
+    records = read_records() if records is None else records
+    rows = []
+    for statement in STATEMENTS.values():
+        checks = [record for record in records if record.id == statement.id]
+        name = html.escape(statement.title) + (' <span class="new-here">new here</span>' if statement.new_here else "")
+        # Where a statement is proved: its theorem is labelled with its id.
+        proof = _statement_link(statement.id)
+        if not checks:
+            rows.append(f'<tr><td>{proof}</td><td>{name}</td><td colspan="6">no check</td></tr>')
+        for i, record in enumerate(checks):
+            head = f'<td rowspan="{len(checks)}">{proof}</td><td rowspan="{len(checks)}">{name}</td>' if i == 0 else ""
+            rows.append(f'<tr class="{"passed" if record.passed else "failed"}">{head}{_row(record)}</tr>')
+    heads = "".join(f"<th>{head}</th>" for head in ("id", "statement", *ROW_HEADS))
+    return f'<div class="ledger"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def claim_verdict(claim: Claim, records: list[Record]) -> str:
+    """One claim's verdict in words, from the verdicts of the checks that bear on it."""
+    checks = [record for record in records if claim.number in record.claims]
+    if not checks:
+        return "not checked"
+    failed = [record for record in checks if not record.passed]
+    empirical = [record for record in checks if record.kind == "observation"]
+    if failed:
+        return NOT_REPRODUCED if len(failed) == len(empirical) else CONDITIONAL
+    return "; ".join(text for kind, text in VERDICTS.items() if any(record.kind == kind for record in checks))
+
+
+def claims_table(records: list[Record] | None = None) -> str:
+    """The papers' claims as an HTML table: verdict, and how the checks behind each one came out."""
+    records = read_records() if records is None else records
+    rows = []
+    for claim in CLAIMS:
+        checks = [record for record in records if claim.number in record.claims]
+        passed = f"{sum(record.passed for record in checks)} of {len(checks)}" if checks else ""
+        cells = (
+            f'<a href="ledger.html#claim-{claim.number}">{claim.number}</a>',
+            html.escape(claim.source),
+            html.escape(claim.text),
+            f"<strong>{html.escape(claim_verdict(claim, records))}</strong>",
+            passed,
+            ", ".join(_statement_link(statement) for statement in claim.statements),
+        )
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    heads = "".join(f"<th>{head}</th>" for head in ("", "from", "claim", "verdict", "checks passed", "statements"))
+    return (
+        f'<div class="figure-table"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def claims_report(records: list[Record] | None = None) -> str:
+    """Every claim with its verdict and, folded, each check that it rests on and the run behind it, as HTML."""
+    records = read_records() if records is None else records
+    parts = []
+    for claim in CLAIMS:
+        checks = [record for record in records if claim.number in record.claims]
+        ratios = [record.tightness for record in checks if record.tightness and record.vacuous is not None]
+        tight = ""
+        if ratios:
+            low, high = min(ratio["min"] for ratio in ratios), max(ratio["max"] for ratio in ratios)
+            tight = f" Bound / measured: {number(low)} to {number(high)}."
+        conditional = claim_verdict(claim, records).startswith(CONDITIONAL)
+        condition = f" {html.escape(claim.condition)}" if conditional else ""
+        body = "".join(
+            f'<tr class="{"passed" if r.passed else "failed"}"><td>{r.id}</td>{_row(r)}</tr>' for r in checks
+        )
+        heads = "".join(f"<th>{head}</th>" for head in ("id", *ROW_HEADS))
+        table_of = f'<div class="ledger"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+        passed = sum(record.passed for record in checks)
+        folded = (
+            f"<details><summary>{count(len(checks), 'check')}, {passed} passed</summary>{table_of}</details>"
+            if checks
+            else ""
+        )
+        parts.append(
+            '<div class="claim" '
+            f'id="claim-{claim.number}"><p><strong>({claim.number})</strong> '
+            f"{html.escape(claim.text)} "
+            f"<em>{html.escape(claim.source)}</em><br>Verdict: "
+            f"<strong>{html.escape(claim_verdict(claim, records))}</strong>."
+            f"{condition}{tight}</p>{folded}</div>"
+        )
+    return "".join(parts)
+
+
+def _statement_link(statement: str) -> str:
+    return f'<a href="{STATEMENTS[statement].chapter}.html#{statement.lower()}">{statement}</a>'
+
+
+def _row(record: Record) -> str:
+    text, where = html.escape, chapter(record.chapter).link
+    slack = f"{number(record.slack['min'])} … {number(record.slack['max'])}"
+    if record.tightness:
+        slack += f"<br>bound / measured {number(record.tightness['min'])} … {number(record.tightness['max'])}"
+    if record.vacuous is not None:
+        slack += f"<br>vacuous: {number(100 * record.vacuous)} %"
+    run = (
+        f"{text(record.dtype)}; n = {text(record.n)}; seeds {text(seeds_in_words(record.seeds))}; {text(record.device)}"
+    )
+    code = f'<a href="api.html#{text(record.code)}"><code>{text(record.code)}</code></a>' if record.code else ""
+    note = f"<br><small>{marked(record.note)}</small>" if record.note else ""
+    twin = f"{marked(record.twin['broken'])}: {'fails' if record.twin['failed'] else 'PASSES'}"
+    return (
+        f"<td>{text(record.title)} ({where}; {count(record.trials)}){note}</td><td>{text(record.verdict)}</td>"
+        f"<td>{slack}</td><td>{twin}</td><td>{run}</td><td>{code}</td>"
+    )

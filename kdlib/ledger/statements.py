@@ -1,0 +1,134 @@
+"""Every statement of the book: its id, what it says in one line, and the chapter that proves it; and the papers'
+claims.
+
+The ids are those of the derivations. A check must name one of them; the ledger page lists them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Statement:
+    """`new_here`: not found in the abstracts of the two papers; nothing more is claimed by it."""
+
+    id: str
+    title: str
+    chapter: str
+    new_here: bool = False
+
+
+STATEMENTS = {
+    statement.id: statement
+    for statement in (
+        Statement("E1", "The effective logit exists and is unique", "wide_limit"),
+        Statement("E2", "Hard labels make the effective logit overshoot", "wide_limit"),
+        Statement("E3", "The effective logit jumps at the decision boundary", "wide_limit", new_here=True),
+        Statement("E4", "Exactly when the effective label is the true one", "wide_limit", new_here=True),
+        Statement("C1", "The linearised student converges to the effective logits", "wide_limit"),
+        Statement("C2", "How a network of finite width differs", "width"),
+        Statement("R1", "The student's norm grows to the teacher's, and its angle closes", "transfer_risk"),
+        Statement("R2", "Angle bound on the transfer risk", "transfer_risk"),
+        Statement("R3", "Power-function bound on the transfer risk", "transfer_risk", new_here=True),
+        Statement("R4", "Agreement certificate for a single input", "transfer_risk", new_here=True),
+        Statement("R5", "All sample sizes from one Cholesky factor", "transfer_risk"),
+        Statement("R6", "Transfer risk of a teacher outside the student's space", "transfer_risk"),
+        Statement("D1", "Data inefficiency", "data_inefficiency"),
+        Statement("D2", "What one more example adds to the norm", "data_inefficiency"),
+        Statement("D3", "Data inefficiency sets the rate of the angle", "data_inefficiency"),
+        Statement("D4", "From the angle's rate to the risk's", "data_inefficiency"),
+        Statement("D5", "Perfect teacher: soft labels", "teachers", new_here=True),
+        Statement("D6", "Noise keeps the data inefficiency at one or above", "data_inefficiency"),
+        Statement("H1", "Which of a teacher's errors hard labels correct", "teachers"),
+        Statement("H2", "When a correction turns the targets towards the truth", "teachers"),
+        Statement("H3", "Mixing helps with an imperfect teacher", "teachers"),
+        Statement("S1", "Supervision complexity is a squared norm", "supervision_complexity"),
+        Statement("S2", "Rademacher complexity of a kernel ball", "supervision_complexity"),
+        Statement("S3", "Margin bound through supervision complexity", "supervision_complexity"),
+        Statement("S4", "Distillation bound", "supervision_complexity"),
+        Statement("S5", "Multi-class margin bound", "supervision_complexity"),
+        Statement("S6", "Which supervision is complex", "supervision_complexity"),
+        Statement("S7", "Tightness of the certificates", "supervision_complexity"),
+        Statement("T1", "Supervision complexity at extreme temperatures", "temperature_early_stopping"),
+        Statement("T2", "Temperature does not act through scale", "temperature_early_stopping", new_here=True),
+        Statement("T3", "Complexity is not monotone in the temperature", "temperature_early_stopping"),
+        Statement("O1", "Early stopping lowers complexity if the kernels commute", "temperature_early_stopping"),
+        Statement("O2", "It need not if they do not", "temperature_early_stopping", new_here=True),
+        Statement("O3", "The early-stopping trade-off", "temperature_early_stopping"),
+        Statement("N1", "Online and offline meet in the limit", "online_distillation"),
+        Statement("N2", "Online distillation is a double filter", "online_distillation", new_here=True),
+        Statement("N3", "Online distillation of finite networks", "online_distillation"),
+        Statement("B1", "The two papers' quantities are one", "bridge", new_here=True),
+        Statement("B2", "The bound improves exactly when data inefficiency is below one", "bridge", new_here=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper's abstract (or a public review of it) says, in our words, and the statements that bear on it.
+
+    `condition` is what the chapters found it to depend on; shown where the checks came out both ways.
+    """
+
+    number: int
+    source: str
+    text: str
+    statements: tuple[str, ...]
+    condition: str = ""
+
+
+_JI_ZHU, _HARUTYUNYAN, _REVIEWS = "Ji & Zhu 2020", "Harutyunyan et al. 2023", "reviews of Ji & Zhu"
+CLAIMS = (
+    Claim(1, _JI_ZHU, "Distilling into a wide network is learning a linear model of random features.", ("C1", "C2")),
+    Claim(2, _JI_ZHU, "The transfer risk of the student is bounded.", ("R1", "R2", "R3", "R4", "R5", "R6")),
+    Claim(3, _JI_ZHU, "Data inefficiency measures how hard a task is.", ("D1", "D2", "D3", "D4", "D6")),
+    Claim(
+        4, _JI_ZHU, "For a perfect teacher a high soft ratio is beneficial.", ("E2", "E3", "D5"),
+        "A higher soft ratio must lower the share of the supervision that lies in directions not yet learnt: so it is "
+        "for a smooth teacher, and not for one whose confident answers are rough.",
+    ),
+    Claim(
+        5, _JI_ZHU, "For an imperfect teacher hard labels correct its wrong predictions, which explains mixing.",
+        ("E1", "E4", "H1", "H2", "H3"),
+        "Which labels are corrected is exact for every teacher; that mixing is best "
+            "needs one that is neither better than "
+        "the labels nor much worse, for the student and the number of examples at hand.",
+    ),
+    Claim(
+        6, _HARUTYUNYAN,
+        "The student's error is bounded through the teacher's accuracy, the student's "
+            "margin with respect to the teacher, "
+        "and the complexity of the teacher's predictions.",
+        ("S1", "S2", "S3", "S4", "S5", "S6", "S7"),
+    ),
+    Claim(
+        7, _HARUTYUNYAN, "Early stopping of the teacher is justified.", ("O1", "O2", "O3"),
+        "With much label noise and the right moment it is, for kernels and networks; "
+            "without noise there is nothing to gain. "
+        "Stopped by its own cross-entropy, a small teacher is stopped too early or "
+            "not at all. The complexity grows along a "
+        "teacher's training on images, and is guaranteed to only for kernels that commute.",
+    ),
+    Claim(
+        8, _HARUTYUNYAN, "Temperature scaling is justified.", ("T1", "T2", "T3"),
+        "For students that interpolate; and by the shape it gives to the supervision, "
+            "not by its scale. In the small networks "
+        "of the batch a higher temperature helps some and hurts others, hardly beyond the intervals.",
+    ),
+    Claim(
+        9, _HARUTYUNYAN, "Online distillation gives increasingly complex supervision, and works on a "
+            "range of image benchmarks.",
+        ("N1", "N2", "N3"),
+        "Increasingly complex it is, for finite networks too. In the kernel regime an "
+            "online student is a delayed one: ahead if "
+        "both train too long, behind if too briefly, and no better for whoever "
+            "chooses the time. What finite students gain or lose "
+        "depends on student, data and learning rate, and little of it exceeds the intervals; much of the growth is the "
+        "teacher's certainty, not the difficulty of its answers.",
+    ),
+    Claim(10, _REVIEWS, "The theory needs an over-parameterised student, and practical students are small.", ("C2",)),
+    Claim(11, _REVIEWS, "Convergence of the student is assumed, not guaranteed.", ("C1", "C2")),
+    Claim(12, _REVIEWS, "The wide-network assumption may be unrealistic.", ("C2",)),
+)  # fmt: skip

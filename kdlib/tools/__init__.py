@@ -1,0 +1,1 @@
+"""What every room uses: the doorway for arrays, files, intervals, provenance; and for notebooks: parameters, plots."""

@@ -1,0 +1,45 @@
+"""Intervals: of a probability from counts, of a mean from seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import beta
+from scipy.stats import t as student_t
+
+from kdlib.tools.arrays import integer, number, real_array
+
+
+def clopper_pearson(successes, trials: int, delta: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+    """The exact two-sided interval of level `1 - delta` for a binomial probability: `(lower, upper)` arrays."""
+    delta = number("delta", delta, above=0, below=1)
+    trials = integer("trials", trials, least=1)
+    successes = real_array("successes", successes)
+    if np.any(successes < 0) or np.any(successes > trials) or np.any(successes != np.round(successes)):
+        raise ValueError(f"successes must be whole numbers in 0..{trials}, the number of trials")
+    lower = np.where(successes > 0, beta.ppf(delta / 2, np.maximum(successes, 1), trials - successes + 1), 0.0)
+    upper = np.where(successes < trials, beta.ppf(1 - delta / 2, successes + 1, np.maximum(trials - successes, 1)), 1.0)
+    return lower, upper
+
+
+def mean_interval(values, delta: float = 0.05) -> tuple[float, float]:
+    """Student-t interval of level `1 - delta` for a mean over seeds: `(lower, upper)` floats.
+
+    Parameters
+    ----------
+    values
+        `(seeds,)`; or `(cases, seeds)`, where both which cases and which seeds were drawn is left to chance: the
+        variance of the mean is then the sum of what the means by seed and the means by case show.
+    """
+    delta = number("delta", delta, above=0, below=1)
+    values = real_array("values", values, ndim=(1, 2))
+    if values.shape[-1] < 2 or (values.ndim == 2 and len(values) < 2):
+        raise ValueError(
+            "an interval needs values of shape (seeds,) or (cases, seeds), two seeds at least and two cases, not "
+            f"{values.shape}"
+        )
+    by_seed = values if values.ndim == 1 else values.mean(axis=0)
+    variance = by_seed.var(ddof=1) / len(by_seed)
+    if values.ndim == 2:
+        variance += values.mean(axis=1).var(ddof=1) / len(values)
+    half = student_t.ppf(1 - delta / 2, len(by_seed) - 1) * np.sqrt(variance)
+    return float(by_seed.mean() - half), float(by_seed.mean() + half)

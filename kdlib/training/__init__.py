@@ -1,0 +1,19 @@
+"""Teachers and students: networks, recipes, supervision by a teacher, the training loop, checkpoints."""
+
+from kdlib.training.checkpoints import read_variables, save_variables
+from kdlib.training.loop import Trained, train
+from kdlib.training.ntk_parametrised import NTKParametrised
+from kdlib.training.recipe import METHODS, Recipe
+from kdlib.training.teacher import CachedLogits, Teacher
+
+__all__ = [
+    "METHODS",
+    "CachedLogits",
+    "NTKParametrised",
+    "Recipe",
+    "Teacher",
+    "Trained",
+    "read_variables",
+    "save_variables",
+    "train",
+]

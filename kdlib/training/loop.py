@@ -1,0 +1,380 @@
+"""The training loop: labels or distillation, in memory or in a folder that resumes.
+
+The inputs stay on the device and a step is one compiled call: on a CPU a `lax.scan` over steps trains convolutions 4 to
+6 times more slowly (`benchmarks/training.py`). A teacher is applied in inference mode to the same, augmented batch as
+the student; where nothing is augmented its logits are computed once per stage and looked up by example. Deterministic
+for a seed on a CPU with the same number of cores, also when the run was killed and resumed; on a GPU with
+XLA_FLAGS=--xla_gpu_deterministic_ops=true.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import serialization
+from tqdm import tqdm
+
+from kdlib.tools.arrays import class_labels, sign_labels
+from kdlib.tools.files import write_whole
+from kdlib.training.checkpoints import SavedCheckpoints
+from kdlib.training.networks import Network, apply_in_blocks
+from kdlib.training.recipe import Recipe
+from kdlib.training.teacher import CachedLogits, Supervision, Teacher
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that has ended, and what was kept along it.
+
+    Attributes
+    ----------
+    network
+        that was trained.
+    checkpoints
+        `{step: variables}`, ascending; the last one is the end. In memory, or read from files when asked for.
+    history
+        `(epochs,)` mean loss of each epoch's batches before their steps.
+    seconds
+        of training, over all processes that worked on it; without what a killed one did after it last saved.
+    images_per_second
+        of the last process, from its first step on (so without compilation, but with saving and a teacher's passes over
+        all images at each stage); NaN if it took fewer than two steps.
+    initial
+        the variables at initialisation if their outputs are removed from all others (`Recipe.remove_initial`), else
+        None.
+    dtype
+        in which outputs are computed.
+    folder
+        of the training; None in memory.
+    """
+
+    network: Network
+    checkpoints: Mapping[int, Any]
+    history: np.ndarray
+    seconds: float
+    images_per_second: float
+    initial: Any = None
+    dtype: Any = np.float32
+    folder: Path | None = None
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps that were kept, ascending."""
+        return tuple(self.checkpoints)
+
+    def variables(self, step: int | None = None) -> Any:
+        """The variables after `step` steps (one of `steps`; None: at the end)."""
+        step = self.steps[-1] if step is None else step
+        if step not in self.checkpoints:
+            raise ValueError(f"no checkpoint of step {step}: kept were {', '.join(map(str, self.steps))}")
+        return self.checkpoints[step]
+
+    def logits(self, inputs: Any, step: int | None = None) -> np.ndarray:
+        """Outputs `(n, C)` or `(n,)`, float64, in inference mode, after `step` steps."""
+        outputs = apply_in_blocks(self.network, self.variables(step), inputs, dtype=self.dtype)
+        if self.initial is None:
+            return outputs
+        return outputs - apply_in_blocks(self.network, self.initial, inputs, dtype=self.dtype)
+
+
+class _State(NamedTuple):
+    """What a training needs to go on: steps done, seconds, mean losses of epochs, variables, the optimiser's
+    moments.
+    """
+
+    step: int
+    seconds: float
+    history: np.ndarray
+    variables: Any
+    moments: Any
+
+
+def train(
+    network: Network, recipe: Recipe, inputs: Any, labels: Any, *, folder: str | Path | None = None,
+    teacher: Teacher | CachedLogits | None = None, index: Any = None, keep: Sequence[float] = (),
+    save_every: float = 60.0,
+    progress: bool = False,
+) -> Trained:  # fmt: skip
+    """Train on labels, distil a teacher, or take up again what was killed.
+
+    Parameters
+    ----------
+    network
+        a module of `kdlib.training.networks`, or anything with their `init` and `apply`.
+    recipe
+        how. With a `loss` there must be a teacher, without none.
+    inputs, labels
+        `(n, ...)`, images `(n, height, width, channels)`; and `(n,)`: integers in `0..C-1` for a network of `C`
+        outputs,
+        -1 and 1 for one whose outputs are `(n,)`.
+    folder
+        where the state (every `save_every` seconds) and the checkpoints go. A state there is taken up; one of another
+        recipe, network, teacher or data is refused. None: everything is kept in memory.
+    teacher
+        None, a `Teacher`, or `CachedLogits` (refused with augmentation: its rows would belong to other pictures).
+    index
+        `Split.index` of the inputs, by which `CachedLogits` are found; `0..n-1` by default.
+    keep
+        shares of the training, in [0, 1], after which the variables are kept; 0 for the initial ones. The end always
+        is.
+    progress
+        show a progress bar.
+
+    Returns
+    -------
+    `Trained`
+
+    Raises
+    ------
+    ValueError, TypeError
+        inputs that are not finite, labels that the network's outputs do not have, a teacher that is none, shapes that
+        do not fit, a state of another training.
+    FloatingPointError
+        the loss or the weights stopped being finite.
+    """
+    dtype = np.float64 if recipe.precision == "float64" else np.float32
+    inputs = np.asarray(inputs, dtype)
+    if not len(inputs) or not np.isfinite(inputs).all():
+        raise ValueError("inputs must be finite, and one at least")
+    if recipe.batch_size > len(inputs) or len(np.shape(labels)) != 1 or len(labels) != len(inputs):
+        raise ValueError(
+            f"{len(inputs)} inputs and {np.shape(labels)} labels do not fill a batch of {recipe.batch_size}"
+        )
+    variables = network.init(jax.random.key(recipe.seed), jnp.asarray(inputs[:1]))
+    if dtype == np.float64:
+        variables = jax.tree.map(
+            lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, variables
+        )
+    labels = _fitting_labels(network, variables, inputs, labels)
+    supervision = Supervision(
+        teacher, inputs, np.arange(len(inputs)) if index is None else np.asarray(index), recipe.augment
+    )
+    if (teacher is None) != (recipe.loss is None):
+        raise ValueError("a teacher needs a recipe with a `loss`, and a `loss` needs a teacher")
+
+    per_epoch = len(inputs) // recipe.batch_size
+    steps = max(1, round(recipe.epochs * per_epoch))
+    if any(not 0 <= share <= 1 for share in keep):
+        raise ValueError(f"keep must hold shares of the training in [0, 1], not {keep}")
+    kept = tuple(sorted({round(share * steps) for share in keep} | {steps}))
+    step_once, optimiser = compiled_step(network, recipe, supervision.in_step)
+    rates = _learning_rates(recipe, steps)
+    state = _State(0, 0.0, np.zeros(-(-steps // per_epoch)), variables, optimiser.init(variables["params"]))
+    initial = variables if recipe.remove_initial else None
+    offset = None if initial is None else jnp.asarray(apply_in_blocks(network, initial, inputs, dtype=dtype))
+
+    place, checkpoints, problem = None, {}, ""
+    if folder is not None:
+        place, shape = Path(folder), inputs[:1].shape
+        checkpoints = SavedCheckpoints(network, place / "checkpoints", kept, shape)
+        problem = _problem(network, recipe, inputs, labels, supervision, kept)
+        state = _restored(place / "state.msgpack", state, problem)
+
+    def keep_now(step: int, variables: Any) -> None:
+        if isinstance(checkpoints, SavedCheckpoints):
+            checkpoints.save(step, variables)
+        else:
+            checkpoints[step] = variables
+
+    if state.step == 0 and 0 in kept:
+        keep_now(0, variables)
+    on_device = jnp.asarray(inputs), jnp.asarray(labels)
+    key, losses, first_done = jax.random.key(recipe.seed + 1), [], None
+    began = saved = time.monotonic()
+    before = state.seconds
+    batches = islice(_batches(recipe, len(inputs)), state.step, None)
+    variables, moments, step = state.variables, state.moments, state.step
+    bar = tqdm(total=steps, initial=step, desc="training", disable=not progress)
+    for step in range(state.step + 1, steps + 1):
+        variables, moments, loss = step_once(
+            variables, moments, next(batches), key, np.uint32(step), rates[step - 1], *on_device,
+            supervision.at((step - 1) / steps), offset,
+        )  # fmt: skip
+        losses.append((step, loss))
+        bar.update()
+        if first_done is None:
+            jax.block_until_ready(loss)
+            first_done = (step, time.monotonic())
+        late = place is not None and time.monotonic() - saved > save_every
+        if step in kept or late:
+            if not (np.isfinite(float(loss)) and bool(_finite(variables))):
+                raise FloatingPointError(f"the loss or the weights are not finite at step {step}: lower learning_rate")
+            _collect(state.history, losses, per_epoch, steps)
+            losses.clear()
+            state = _State(step, before + time.monotonic() - began, state.history, variables, moments)
+            if step in kept:
+                keep_now(step, variables)
+            if place is not None:
+                content = {**state._asdict(), "problem": problem}
+                write_whole(place / "state.msgpack", serialization.to_bytes(content))
+            saved = time.monotonic()
+    bar.close()
+    rate = np.nan
+    if first_done and steps > first_done[0]:
+        rate = (steps - first_done[0]) * recipe.batch_size / (time.monotonic() - first_done[1])
+    return Trained(network, checkpoints, np.array(state.history), state.seconds, rate, initial, dtype, place)
+
+
+def _fitting_labels(network: Network, variables: Any, inputs: np.ndarray, labels: Any) -> np.ndarray:
+    """The labels, checked against the network's outputs."""
+    outputs = jax.eval_shape(network.apply, variables, jnp.asarray(inputs[:1])).shape
+    if len(outputs) == 1:
+        return sign_labels(labels, len(inputs))
+    if len(outputs) != 2:
+        raise ValueError(f"the network must give outputs (n,) or (n, C), not {outputs} for one input")
+    return class_labels(labels, len(inputs), outputs[1])
+
+
+def _batches(recipe: Recipe, count: int) -> Iterator[np.ndarray]:
+    """Rows of each step's batch, without end: a new order each epoch, drawn from one generator."""
+    generator = np.random.default_rng(recipe.seed)
+    while True:
+        order = np.arange(count) if recipe.batch_size == count else generator.permutation(count)
+        for start in range(0, count - recipe.batch_size + 1, recipe.batch_size):
+            yield order[start : start + recipe.batch_size]
+
+
+def _learning_rates(recipe: Recipe, steps: int) -> np.ndarray:
+    """`(steps,)`. An argument of the compiled step, so that another rate or length of training compiles nothing."""
+    if recipe.schedule == "constant":
+        return np.full(steps, recipe.learning_rate)
+    schedule = optax.cosine_decay_schedule(recipe.learning_rate, steps)
+    return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(steps)), np.float64)
+
+
+# --- a step -----------------------------------------------------------------------------------------------------------
+
+
+def compiled_step(network: Network, recipe: Recipe, teacher_network: Network | None = None):
+    """`(step, optimiser)`, compiled once for all data of one shape, seeds, learning rates and numbers of epochs.
+
+    `step(variables, moments, rows, key, number, rate, inputs, labels, teacher, offset) -> (variables, moments, loss)`.
+    """
+    return _compiled_step(network, replace(recipe, epochs=1, batch_size=1, learning_rate=1.0, seed=0), teacher_network)
+
+
+@lru_cache(maxsize=32)
+def _compiled_step(network: Any, recipe: Recipe, teacher_network: Any):
+    direction = (
+        optax.scale_by_adam() if recipe.optimiser == "adam" else optax.trace(decay=recipe.momentum, nesterov=True)
+    )
+    decay = [optax.add_decayed_weights(recipe.weight_decay)] if recipe.weight_decay else []
+    optimiser = optax.chain(*decay, direction)
+    if recipe.precision == "bfloat16":
+        network = network.clone(dtype=jnp.bfloat16)
+    dtype = jnp.float64 if recipe.precision == "float64" else jnp.float32
+
+    def loss_of(params, rest, inputs, labels, teacher_logits, offset):
+        outputs, rest = _apply_training(network, {"params": params, **rest}, inputs)
+        outputs = outputs.astype(dtype)
+        if offset is not None:
+            outputs = outputs - offset
+        if teacher_logits is not None and recipe.loss is not None:
+            losses = recipe.loss.values(outputs, teacher_logits, labels)
+        elif outputs.ndim == 1:
+            losses = -jax.nn.log_sigmoid(labels * outputs)
+        else:
+            losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+        return losses.mean().astype(dtype), rest
+
+    @jax.jit
+    def step_once(variables, moments, rows, key, number, rate, inputs, labels, teacher, offset):
+        batch = inputs[rows]
+        if recipe.augment == "crop-flip":
+            batch = augmented(batch, jax.random.fold_in(key, number))
+        logits = None
+        if teacher_network is not None:
+            logits = jax.lax.stop_gradient(teacher_network.apply(teacher, batch))
+        elif teacher is not None:
+            logits = teacher[rows]
+        params, rest = variables["params"], {name: value for name, value in variables.items() if name != "params"}
+        removed = None if offset is None else offset[rows]
+        (loss, rest), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            params, rest, batch, labels[rows], logits, removed
+        )
+        updates, moments = optimiser.update(gradient, moments, params)
+        updates = jax.tree.map(lambda update: jnp.asarray(-rate, update.dtype) * update, updates)
+        return {"params": optax.apply_updates(params, updates), **rest}, moments, loss
+
+    return step_once, optimiser
+
+
+def _apply_training(network: Any, variables: Any, inputs: Any) -> tuple[Any, dict[str, Any]]:
+    """Outputs in training mode, and what of the variables is not trained, after the batch."""
+    if "batch_stats" not in variables:
+        return network.apply(variables, inputs), {}
+    outputs, changed = network.apply(variables, inputs, training=True, mutable=["batch_stats"])
+    return outputs, jax.tree.map(
+        lambda new, old: new.astype(old.dtype), dict(changed), {"batch_stats": variables["batch_stats"]}
+    )
+
+
+def augmented(images: jax.Array, key: jax.Array, shift: int = 4) -> jax.Array:
+    """Each image shifted by up to `shift` pixels (what leaves the frame is lost, zeros come in), every other
+    mirrored.
+    """
+    n, height, width, channels = images.shape
+    for_shift, for_mirror = jax.random.split(key)
+    padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
+    corners = jax.random.randint(for_shift, (n, 2), 0, 2 * shift + 1)
+    cut = lambda image, corner: jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
+    moved = jax.vmap(cut)(padded, corners)
+    mirrored = jax.random.bernoulli(for_mirror, 0.5, (n, 1, 1, 1))
+    return jnp.where(mirrored, moved[:, :, ::-1], moved)
+
+
+# --- the state --------------------------------------------------------------------------------------------------------
+
+
+def _problem(
+    network: Network,
+    recipe: Recipe,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    supervision: Supervision,
+    kept: tuple[int, ...],
+) -> str:
+    """What must be the same for a state to be taken up."""
+    digest = hashlib.sha256(np.ascontiguousarray(inputs).tobytes())
+    digest.update(np.ascontiguousarray(labels).tobytes())
+    parts = [repr(network), asdict(recipe), digest.hexdigest(), supervision.fingerprint(), list(kept)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _restored(path: Path, state: _State, problem: str) -> _State:
+    """The state in `path`, if there is one and it is of this problem."""
+    if not path.exists():
+        return state
+    content: Any = serialization.msgpack_restore(path.read_bytes())
+    if content.pop("problem") != problem:
+        raise ValueError(
+            f"{path} is the state of another training (network, recipe, teacher, data "
+            "or checkpoints): use another folder"
+        )
+    found = _State(**serialization.from_state_dict(state._asdict(), content))
+    return found._replace(history=np.array(found.history))  # what was read cannot be written to
+
+
+@jax.jit
+def _finite(variables: Any) -> jax.Array:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)]).all()
+
+
+def _collect(history: np.ndarray, losses: list, per_epoch: int, steps: int) -> None:
+    """Add the losses of steps to the epochs' means; the last epoch may be a fraction."""
+    values = np.asarray(jnp.stack([loss for _, loss in losses])) if losses else []
+    for (step, _), value in zip(losses, values, strict=True):
+        epoch = (step - 1) // per_epoch
+        history[epoch] += value / min(per_epoch, steps - epoch * per_epoch)

@@ -1,0 +1,45 @@
+"""What tests of the workflow share: a copy of the repository, waiting, and ending what was started."""
+
+import subprocess
+import time
+
+import psutil
+import pytest
+from batch import Place
+
+
+@pytest.fixture
+def make_place(tmp_path):
+    """`make_place(seeds=[7])`: a copy of the repository whose tiny scale differs so."""
+    return lambda **changes: Place(tmp_path / "place", **changes)
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """`wait_for(condition, what)`: until it is true, or fail."""
+
+    def wait(condition, what, seconds=180):
+        until = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > until:
+                pytest.fail(f"waited for {what}")
+            time.sleep(0.1)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def kill_all():
+    """`kill_all(process)`: it and everything below it, wherever their sessions are, at once."""
+
+    def kill(process: subprocess.Popen):
+        below = psutil.Process(process.pid).children(recursive=True)
+        for other in (psutil.Process(process.pid), *below):
+            try:
+                other.kill()
+            except psutil.NoSuchProcess:
+                pass
+        psutil.wait_procs(below, timeout=30)
+        process.wait()
+
+    return kill

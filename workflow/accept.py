@@ -1,0 +1,140 @@
+"""Keep finished trainings over a change of code that has no effect on them: `make accept SCALE=...`.
+
+One training of each kind (network, way of supervision) is repeated with today's code. If every checkpoint and every mean
+loss comes out the same to the bit, all finished trainings of that kind are kept: their folders are renamed to what today's
+code asks for, and their rows name both hashes, `code` (today's) and `trained_with`. A kind that comes out differently is
+left alone, with all that it taught; it will be trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdlib.experiments import runs
+from kdlib.labels.loss import DistillationLoss
+from kdlib.tools.files import write_whole
+from kdlib.tools.provenance import ROOT, code_hash
+from kdlib.training import networks
+from kdlib.training.checkpoints import SavedCheckpoints
+from kdlib.training.loop import train
+from kdlib.training.recipe import Recipe
+from kdlib.training.teacher import Teacher
+from workflow import plan
+
+Kind = tuple[str, str, str]  # role, network, method
+
+
+def accept(folder: Path, load: Callable[[dict[str, Any]], runs.LoadedTask]) -> dict[Kind, tuple[int, int]]:
+    """Keep what can be kept of the finished runs in `folder`.
+
+    Parameters
+    ----------
+    folder
+        where runs are.
+    load
+        from the columns of a task to its images.
+
+    Returns
+    -------
+    `{kind: (runs kept, runs left alone)}`.
+    """
+    today = code_hash(runs.CODE)
+    found = [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*/run.json")]
+    old = [entry for entry in found if entry[1]["asked"]["code"] != today and entry[1]["asked"]["versions"] == runs.versions()]
+    old.sort(key=lambda entry: _depth(entry[1]["asked"], found))  # a teacher before its students
+    names = {place.name: place.name for place, content in found if content["asked"]["code"] == today}
+    same: dict[Kind, bool] = {}
+    kept: dict[Kind, tuple[int, int]] = {}
+    for place, content in old:
+        kind = (content["row"]["role"], content["row"]["network"], content["row"]["method"])
+        teacher, _, stage = content["asked"]["teacher"].partition("@")
+        if (not teacher or teacher in names) and kind not in same:
+            same[kind] = _repeats(place, content, folder / names.get(teacher, ""), stage, load)
+        good = same.get(kind, False) and (not teacher or teacher in names)
+        if good:
+            names[place.name] = _rename(place, content, today, f"{names[teacher]}@{stage}" if teacher else "")
+        done, left = kept.get(kind, (0, 0))
+        kept[kind] = (done + good, left + (not good))
+    return kept
+
+
+def _depth(asked: dict[str, Any], found: list[tuple[Path, dict[str, Any]]]) -> int:
+    """How many teachers stand behind a run."""
+    teacher = asked["teacher"].partition("@")[0]
+    above = next((content["asked"] for place, content in found if place.name == teacher), None)
+    return 0 if above is None else 1 + _depth(above, found)
+
+
+def _repeats(
+    place: Path, content: dict[str, Any], teacher_place: Path, stage: str, load: Callable[[dict[str, Any]], runs.LoadedTask]
+) -> bool:
+    """Whether today's code trains this run to the same bits."""
+    asked = content["asked"]
+    loaded = load(asked["task"])
+    fields = asked["recipe"]
+    recipe = Recipe(**{**fields, "loss": DistillationLoss(**fields["loss"]) if fields["loss"] else None})
+    classes, shape = len(loaded.dataset.classes), loaded.dataset.train.images[:1].shape
+    module = networks.named(asked["network"], classes)
+    teacher = _teacher(teacher_place, stage, classes, shape) if stage else None
+    print(f"{place.name}: repeating", flush=True)
+    with tempfile.TemporaryDirectory() as again:
+        trained = train(
+            module, recipe, loaded.dataset.train.images, loaded.labels, folder=again, teacher=teacher, keep=asked["keep"]
+        )
+        before = SavedCheckpoints(module, place / "checkpoints", tuple(content["steps"]), shape)
+        after = SavedCheckpoints(module, Path(again) / "checkpoints", trained.steps, shape)
+        return (
+            before.steps == after.steps
+            and np.array_equal(trained.history, content["history"])
+            and all(before.path(step).read_bytes() == after.path(step).read_bytes() for step in before.steps)
+        )
+
+
+def _teacher(place: Path, stage: str, classes: int, shape: tuple[int, ...]) -> Teacher:
+    content = json.loads((place / "run.json").read_text(encoding="utf-8"))
+    module = networks.named(content["asked"]["network"], classes)
+    steps = [step for step in content["steps"] if step]
+    checkpoints = SavedCheckpoints(module, place / "checkpoints", tuple(content["steps"]), shape)
+    if stage == "all":
+        return Teacher(module, tuple((step / steps[-1], checkpoints[step]) for step in steps))
+    return Teacher(module, ((1.0, checkpoints[int(stage)]),))
+
+
+def _rename(place: Path, content: dict[str, Any], today: str, teacher: str) -> str:
+    """Give a run the folder that today's code asks for; return its new name."""
+    asked = {**content["asked"], "code": today, "teacher": teacher}
+    name = f"{place.name.rpartition('-')[0]}-{runs.mark(asked)}"
+    if place.with_name(name).exists():  # trained again already
+        return name
+    row = {**content["row"], "run": name, "teacher": teacher, "code": today}
+    write_whole(place / "run.json", json.dumps({**content, "asked": asked, "row": row}, indent=1))
+    place.rename(place.with_name(name))
+    return name
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", default="quick")
+    options = parser.parse_args()
+    places, loaded_tasks = plan.saved_places(options.scale)[0], {}
+
+    def load(columns: dict[str, Any]) -> runs.LoadedTask:
+        key = json.dumps(columns, sort_keys=True)
+        if key not in loaded_tasks:
+            data = places.get(columns["data"], columns["data"])
+            loaded_tasks[key] = runs.ImageTask(**{**columns, "data": data}).load()
+        return loaded_tasks[key]
+
+    results = accept(ROOT / "_build" / options.scale / "runs", load)
+    if not results:
+        sys.exit(f"no finished training of the scale {options.scale!r} is of other code and the same packages")
+    for (role, network, method), (kept, left) in results.items():
+        print(f"{role:<8}{network:<22}{method:<14} kept {kept}, left alone {left}")
