@@ -30,7 +30,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 PYTEST := KDLIB_RECORDS="$(CURDIR)/_build/test-records" KDLIB_LOCK=$(LOCK) python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := book
-.PHONY: help book chapter check types test test-cluster reproduce environment outputs results browser lint notebook-diffs \
+.PHONY: help book chapter check types test test-cluster reproduce accept environment outputs results browser lint notebook-diffs \
   benchmark benchmark-ntk benchmark-bfloat16 certified lock clean
 
 help: ## this list
@@ -64,6 +64,9 @@ test-cluster: environment ## a job on a Slurm of this machine's own (root; it st
 # Killed, it goes on where it was.
 reproduce: environment ## the papers' experiments at a scale: trainings, kernels, tables
 	@python -m workflow.reproduce --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK) $(if $(PROFILE),--profile "$(PROFILE)" --retries 3) $(if $(DATA),--data $(DATA))
+
+accept: environment ## keep finished trainings over a change of code, where a repeat of each kind is the same to the bit
+	@python -m workflow.accept --scale $(SCALE)
 
 # The environment, from the hashed lock. uv where there is one, pip where not.
 environment: $(VENV)/.installed ## the environment in .venv, from the hashed lock

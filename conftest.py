@@ -1,4 +1,4 @@
-"""With several workers (`pytest -n 2`) each gets its own processor cores: libraries that use all they see would collide."""
+"""With several workers (`pytest -n 2`) each gets its own cores: libraries that use all they see would collide."""
 
 import os
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from path_over_n import processor
 
-from kdlib.provenance import device_name, provenance
+from kdlib.tools.provenance import device_name, provenance
 
 RESULTS = Path(__file__).parent / "results" / "bfloat16.json"
 SHAPES = {"640 x 512 x 640": (640, 512), "4096 x 4096 x 4096": (4096, 4096)}

@@ -7,7 +7,6 @@ was, in the middle of an interval too. The table is `results/engine/certified.cs
 """
 
 import argparse
-import csv
 import resource
 import time
 from pathlib import Path
@@ -18,9 +17,10 @@ import numpy as np
 from kdlib import data
 from kdlib.complexity import certified_supervision_complexity
 from kdlib.kernels import ntk_operator
-from kdlib.networks import SmallConvolutional
-from kdlib.provenance import device_name, provenance
-from kdlib.train import train_network
+from kdlib.tools.files import read_rows, write_rows
+from kdlib.tools.provenance import device_name, provenance
+from kdlib.training import Recipe, train
+from kdlib.training.networks import SmallConvolutional
 
 TABLE = Path(__file__).resolve().parent.parent / "results" / "engine" / "certified.csv"
 
@@ -48,7 +48,8 @@ def main():
         "fashion-mnist", normalisation="standard", distinct=True, seed=options.seed, sizes={"train": 10_000, **sizes}
     )
     network = SmallConvolutional()
-    teacher = train_network(network, split.train.images, split.train.labels, epochs=4, seed=options.seed, progress=True)
+    recipe = Recipe(epochs=4, batch_size=64, optimiser="adam", learning_rate=2e-3, weight_decay=0.0, seed=options.seed)
+    teacher = train(network, recipe, split.train.images, split.train.labels, progress=True)
     for n in options.examples:
         images, labels = split.transfer.images[:n], split.transfer.labels[:n]
         operator, logits = None, teacher.logits(images)
@@ -103,21 +104,12 @@ def key(row):
 
 def rows():
     """The table so far."""
-    if not TABLE.exists():
-        return []
-    with open(TABLE, newline="") as handle:
-        return list(csv.DictReader(handle))
+    return read_rows(TABLE) if TABLE.exists() else []
 
 
 def append(row):
     """Add a row and show it; the file is replaced whole, so that no half of a row is ever in it."""
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    partial = TABLE.with_suffix(".partial")
-    with open(partial, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, row.keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*rows(), row])
-    partial.replace(TABLE)
+    write_rows(TABLE, [*rows(), row])
     print(
         {
             name: row[name]

@@ -195,7 +195,7 @@ def main():
                         f"{row['first call']:6.1f} s  {row['peak GB']:5.2f} GB"
                     f"  difference {row['difference']:.0e}  {100 * row['of GEMM rate']:4.0f} % of GEMM", flush=True,
                 )  # fmt: skip
-    from kdlib.provenance import device_name, provenance
+    from kdlib.tools.provenance import device_name, provenance
 
     RESULTS.parent.mkdir(exist_ok=True)
     rows = sorted([*kept, *rows], key=lambda row: list(WORKLOADS).index(row["workload"]))

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from kdlib import data
 from kdlib.kernels import FullyConnected, analytic_ntk
 from kdlib.path import interpolation_path
-from kdlib.provenance import provenance
+from kdlib.tools.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results" / "path_over_n.json"
 

@@ -1,7 +1,7 @@
 """How to train a small convolutional network on this device: images a second, by network and by loop.
 
 The same steps of the same optimiser on the same Fashion-MNIST images: a Python loop of compiled steps (what
-`kdlib.train` does) against one `lax.scan` over steps, for strided convolutions (`SmallConvolutional`) and for
+`kdlib.training` does) against one `lax.scan` over steps, for strided convolutions (`SmallConvolutional`) and for
 full-size ones followed by max-pooling. Interleaved, repeated, medians; the table is written to
 `benchmarks/results/training.json`.
 """
@@ -22,8 +22,8 @@ from path_over_n import processor
 from tqdm import tqdm
 
 from kdlib import data
-from kdlib.networks import SmallConvolutional
-from kdlib.provenance import device_name, provenance
+from kdlib.tools.provenance import device_name, provenance
+from kdlib.training.networks import SmallConvolutional
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 

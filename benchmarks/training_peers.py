@@ -1,4 +1,4 @@
-"""Images a second in training: `kdlib.distill` against a plain PyTorch loop, interleaved, medians, as ratios.
+"""Images a second in training: `kdlib.training` against a plain PyTorch loop, interleaved, medians, as ratios.
 
 The same networks (CIFAR's shape), batch size and optimiser, float32, all cores. PyTorch lives in an environment of its
 own (`make benchmark-ntk` makes it). The table is written to `benchmarks/results/training_peers.json`.
@@ -18,18 +18,19 @@ import numpy as np
 from path_over_n import processor
 from tqdm import tqdm
 
-from kdlib.distill import Recipe, _step
-from kdlib.networks import named
-from kdlib.provenance import device_name, provenance
+from kdlib.tools.provenance import device_name, provenance
+from kdlib.training.loop import compiled_step
+from kdlib.training.networks import named
+from kdlib.training.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "training_peers.json"
 
 
 def trainer(name, batch, images, labels):
-    """`f(steps)`: trains that many steps of `kdlib.distill` and waits for the end."""
+    """`f(steps)`: trains that many steps of `kdlib.training.loop` and waits for the end."""
     network = named(name, 10)
-    step_once, optimiser = _step(network, Recipe(batch_size=batch, learning_rate=0.01), 10_000, None)
+    step_once, optimiser = compiled_step(network, Recipe(batch_size=batch))
     variables = network.init(jax.random.key(0), images[:1])
     state = [variables, optimiser.init(variables["params"])]
     key, generator = jax.random.key(1), np.random.default_rng(0)
@@ -37,7 +38,7 @@ def trainer(name, batch, images, labels):
     def run(steps):
         for step in range(steps):
             rows = generator.integers(0, len(images), batch)
-            state[0], state[1], loss = step_once(*state, rows, key, np.uint32(step), images, labels, None)
+            state[0], state[1], loss = step_once(*state, rows, key, np.uint32(step), 0.01, images, labels, None, None)
         jax.block_until_ready(loss)
 
     return run

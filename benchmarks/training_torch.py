@@ -1,7 +1,7 @@
 """PyTorch's side of `training_peers.py`: reads `NETWORK STEPS BATCH`, trains that many steps, prints the seconds.
 
 A plain loop as one finds it in tutorials: the data on the device, SGD with Nesterov momentum and weight decay, float32.
-The networks are those of `kdlib.networks` of the same names.
+The networks are those of `kdlib.training.networks` of the same names.
 """
 
 import sys

@@ -1,11 +1,18 @@
-"""What tests of the workflow share: a copy of the repository, waiting, and ending what was started."""
+"""What tests share: random numbers, a copy of the repository, waiting, and ending what was started."""
 
 import subprocess
 import time
 
+import numpy as np
 import psutil
 import pytest
-from batch import Place
+from campaign import Place
+
+
+@pytest.fixture
+def rng():
+    """A generator of the test's own: its data do not depend on which other tests run."""
+    return np.random.default_rng(0)
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from PIL import Image
 from kdlib import data
 from kdlib.data import readers, sources
 
-rng = np.random.default_rng(0)
-
 
 def idx_bytes(array):
     return b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
@@ -51,7 +49,7 @@ def cifar_files(fine):
     """A tiny release in the official layout, and the images and labels in it."""
     batches = ["train", "test"] if fine else [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
     folder = "cifar-100-binary" if fine else "cifar-10-batches-bin"
-    files, images, labels = {}, [], []
+    rng, files, images, labels = np.random.default_rng(0), {}, [], []
     for name in batches:
         x = rng.integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)  # n, colour, row, column
         y = rng.integers(0, 10, 3, dtype=np.uint8)
@@ -134,7 +132,7 @@ def test_a_split_that_was_not_loaded_says_so():
 
 
 @pytest.mark.parametrize("compress", [True, False])
-def test_idx(tmp_path, compress):
+def test_idx(tmp_path, compress, rng):
     array = rng.integers(0, 256, (4, 5, 6), dtype=np.uint8)
     content = idx_bytes(array)
     (tmp_path / "x").write_bytes(gzip.compress(content) if compress else content)
@@ -177,7 +175,7 @@ def test_damaged_cifar_is_refused(tmp_path):
         readers.read_cifar(path, fine_labels=False)
 
 
-def test_tiny_imagenet(tmp_path):
+def test_tiny_imagenet(tmp_path, rng):
     photo = lambda: image_bytes(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), "JPEG")
     root = "tiny-imagenet-200/"
     grey = image_bytes(rng.integers(0, 256, (64, 64), dtype=np.uint8), "JPEG")  # the real set has grey images too
@@ -197,11 +195,8 @@ def test_tiny_imagenet(tmp_path):
     assert sorted(zip(raw.is_test.tolist(), raw.labels.tolist(), strict=True)) == [(False, 0), (False, 1), (True, 1)]
 
 
-FOLDER = {
-    "train/cat/0.png": rng.integers(0, 256, (5, 4, 3), dtype=np.uint8),
-    "train/dog/0.png": rng.integers(0, 256, (5, 4, 3), dtype=np.uint8),
-    "test/dog/1.png": rng.integers(0, 256, (5, 4, 3), dtype=np.uint8),
-}
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3), dtype=np.uint8)
+FOLDER = {"train/cat/0.png": PIXELS[0], "train/dog/0.png": PIXELS[1], "test/dog/1.png": PIXELS[2]}
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar.gz", "tar.xz"])

@@ -20,7 +20,6 @@ from kdlib.dynamics import (
 from kdlib.labels import DistillationLoss, minimiser
 
 LOSS = DistillationLoss(soft_ratio=0.5, temperature=2.0)
-rng = np.random.default_rng(0)
 
 
 def test_one_example_has_a_closed_form():
@@ -31,7 +30,7 @@ def test_one_example_has_a_closed_form():
     np.testing.assert_allclose(np.sinh(flow[:, 0] / 2), np.sinh(0.5) * np.exp(-times / 4), rtol=1e-8)
 
 
-def test_flow_ends_at_the_effective_logits():
+def test_flow_ends_at_the_effective_logits(rng):
     features = rng.normal(size=(5, 9))
     teacher, labels = rng.normal(size=5), np.array([1, -1, 1, 1, -1])
     end = distillation_flow(features, np.zeros(5), teacher, labels, [0, 1e5], loss=LOSS)[-1]
@@ -39,7 +38,7 @@ def test_flow_ends_at_the_effective_logits():
     np.testing.assert_allclose(end, np.linalg.pinv(features) @ features @ end, atol=1e-8)
 
 
-def test_excess_loss_is_zero_only_at_the_effective_logits():
+def test_excess_loss_is_zero_only_at_the_effective_logits(rng):
     teacher, labels = rng.normal(size=4), np.array([1, -1, -1, 1])
     best = minimiser(LOSS, teacher, labels)
     assert abs(excess_loss(best, teacher, labels, loss=LOSS)) < 1e-14
@@ -47,7 +46,7 @@ def test_excess_loss_is_zero_only_at_the_effective_logits():
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
-def test_strong_convexity_is_below_every_curvature_on_the_sublevel_set(scale):
+def test_strong_convexity_is_below_every_curvature_on_the_sublevel_set(scale, rng):
     teacher, labels = rng.normal(size=3), np.array([1, -1, 1])
     start = rng.normal(size=3) * scale
     m = strong_convexity(start, teacher, labels, loss=LOSS)
@@ -64,7 +63,7 @@ def random_gram(n, seed):
     return features @ features.T / n
 
 
-def test_early_stopping_is_the_matrix_exponential():
+def test_early_stopping_is_the_matrix_exponential(rng):
     gram, labels = random_gram(6, 0), rng.normal(size=6)
     expected = [labels - expm(-t * gram) @ labels for t in (0, 0.3, 5.0)]
     np.testing.assert_allclose(early_stopped(gram, labels, (0, 0.3, 5.0)), expected, atol=1e-13)
@@ -96,7 +95,7 @@ def test_online_descent_is_what_the_steps_do(ratio):
 
 
 @pytest.mark.parametrize("teacher_seed", [1, 2])  # the same kernel, and another
-def test_online_student_solves_its_equation(teacher_seed):
+def test_online_student_solves_its_equation(teacher_seed, rng):
     gram, teacher_gram, labels = random_gram(5, 1), random_gram(5, teacher_seed), rng.normal(size=5)
 
     def velocity(t, outputs):

@@ -266,7 +266,7 @@ def test_inputs_that_do_not_fit_are_refused():
     unbounded = x.copy()
     unbounded[3, 0, 0, 0] = np.inf
     for wrong, message in [
-        (unbounded, r"must be finite; entry \(3, 0, 0, 0\) is inf"),
+        (unbounded, r"must be finite.* 3\b.*inf"),
         (x.astype(complex), "must be real, not complex"),
         (x[:0], "n >= 1"),
         (1.0, r"\(n, ...\)"),
@@ -288,7 +288,7 @@ def test_many_inputs_are_checked_in_parts(monkeypatch):
     network, params, x = example("perceptron")
     monkeypatch.setattr(prepared, "CHECKED_AT_ONCE", 2)
     x[3] = np.nan
-    with pytest.raises(ValueError, match=r"x1\[2:4\] must be finite; entry \(1, 0, 0, 0\) is nan"):
+    with pytest.raises(ValueError, match=r"x1\[2:4\] must be finite.* 1\b.*nan"):
         empirical_ntk(network, params, x)
 
 
@@ -407,8 +407,12 @@ def test_several_devices_give_the_same():
 
 WITHOUT_NEURAL_TANGENTS = """
 import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "neural_tangents":
+            raise ModuleNotFoundError("not installed: " + name)
 if {blocked}:
-    sys.modules["neural_tangents"] = None  # its import raises ImportError
+    sys.meta_path.insert(0, Absent())
 import jax.numpy as jnp, numpy as np
 import kdlib.kernels
 network = lambda p, x: jnp.tanh(x @ p["weight"])
@@ -418,7 +422,7 @@ product = kdlib.kernels.ntk_operator(network, params, x)(np.ones(6))
 np.testing.assert_allclose(product, gram.reshape(6, 6) @ np.ones(6))
 kdlib.kernels.explain(network, params, x)
 student = kdlib.kernels.FullyConnected()
-assert {blocked} or "neural_tangents" not in sys.modules
+assert "neural_tangents" not in sys.modules
 try:
     kdlib.kernels.analytic_ntk(student, x)
 except ImportError as error:

@@ -17,13 +17,16 @@ FILES = {
     "loop.py": "from kdlib.loss import loss\n\n\ndef train():\n    return loss(1)",
     "late.py": "def plot():\n    from kdlib.colours import RED\n\n    return RED",
     "colours.py": "RED = 1",
-    "kernels/__init__.py": '"""Kernels."""\n\nfrom kdlib.kernels.wide import wide\nfrom kdlib.kernels.narrow import narrow as thin\n\n__all__ = ["wide", "thin"]',
+    "kernels/__init__.py": (
+        '"""Kernels."""\n\nfrom kdlib.kernels.wide import wide\nfrom kdlib.kernels.narrow import narrow as thin\n\n'
+        '__all__ = ["wide", "thin"]'
+    ),
     "kernels/wide.py": "from .shapes import SIDE\n\n\ndef wide():\n    return SIDE",
     "kernels/narrow.py": "from . import shapes\nfrom ..loss import loss\n\n\ndef narrow():\n    return shapes.SIDE",
     "kernels/shapes.py": "SIDE = 3",
     "rooms/__init__.py": "from kdlib import colours\n\nCOLOUR = colours.RED",
     "rooms/door.py": "DOOR = 1",
-}  # fmt: skip
+}
 PAGES = {
     "training": ["from kdlib.loop import train", "train()"],
     "wide": ["from kdlib.kernels import wide", "wide()"],
@@ -88,7 +91,8 @@ def concerned(before):
     return {page for page in now if now[page] != before[page]}
 
 
-def test_what_is_reached(library):
+@pytest.mark.usefixtures("library")
+def test_what_is_reached():
     top, rooms, package = "__init__.py", "rooms/__init__.py", "kernels/__init__.py"
     expected = {
         "training": {top, "loop.py", "loss.py"},

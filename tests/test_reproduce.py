@@ -1,4 +1,4 @@
-"""The batch: its plan, one GPU for each job, killed and taken up again; on a cluster: `tests/cluster`."""
+"""The campaign: its plan, one GPU for each job, killed and taken up again; on a cluster: `tests/cluster`."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import sys
 import nbformat
 import pytest
 import yaml
-from batch import RECIPE
+from campaign import RECIPE
 
 from kdlib.tools.provenance import ROOT
 from workflow import plan
@@ -30,11 +30,14 @@ def test_plan_of_every_scale():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda scale: scale["batch"].update(stagez=3), "'stagez' was unexpected"),
-        (lambda scale: scale["batch"].pop("ridge"), "'ridge' is a required property"),
-        (lambda scale: scale["batch"].update(stages="three"), "batch.stages: 'three' is not of type 'integer'"),
-        (lambda scale: scale["batch"]["tasks"]["fashion-mnist"].update(noise=2), "batch.tasks.fashion-mnist.noise: 2"),
-        (lambda scale: scale["batch"].update(methods=["ofline"]), "batch.methods.0: 'ofline' is not one of"),
+        (lambda scale: scale["campaign"].update(stagez=3), "'stagez' was unexpected"),
+        (lambda scale: scale["campaign"].pop("ridge"), "'ridge' is a required property"),
+        (lambda scale: scale["campaign"].update(stages="three"), "campaign.stages: 'three' is not of type 'integer'"),
+        (
+            lambda scale: scale["campaign"]["tasks"]["fashion-mnist"].update(noise=2),
+            "campaign.tasks.fashion-mnist.noise: 2",
+        ),
+        (lambda scale: scale["campaign"].update(methods=["ofline"]), "campaign.methods.0: 'ofline' is not one of"),
         (lambda scale: scale.update(transfer_rsk={"seed": 1}), "'transfer_rsk' is not one of"),
         (lambda scale: scale.update(transfer_risk=3), "transfer_risk: 3 is not of type 'object'"),
     ],
@@ -117,7 +120,7 @@ def test_no_two_jobs_share_a_gpu(tmp_path):
     assert printed(scheduled) == "[]"  # a scheduler shares out its machines itself
 
 
-# --- a batch of its own ------------------------------------------------------------------------------------------
+# --- a campaign of its own ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -131,7 +134,7 @@ def test_killed_and_taken_up_again(make_place, wait_for, kill_all):
     first = min((teacher / "checkpoints").glob("*.msgpack"), key=lambda path: path.stat().st_mtime)
     written = first.stat().st_mtime
     assert (teacher / "state.msgpack").exists() and not (teacher / "run.json").exists()
-    assert not list(place.batch.rglob("*.csv"))
+    assert not list(place.campaign.rglob("*.csv"))
     output = place.finish()
     rows, along = place.tables()
     assert [row["method"] for row in rows] == ["baseline", "baseline", "offline", "online"] and len(along) == 10, output
@@ -164,8 +167,8 @@ def test_a_failed_job_names_its_notebook_and_the_others_go_on(make_place):
     output = place.finish(status=1)
     assert "not finite" in output and "teacher/tiny.lenet-5.0.failed.ipynb" in output
     assert "its log: tiny.lenet-5.0.log" in output
-    assert not (place.batch / "student/tiny.lenet-5.perceptron.0.csv").exists()
-    assert (place.batch / "student/tiny.perceptron.perceptron.0.csv").exists()
+    assert not (place.campaign / "student/tiny.lenet-5.perceptron.0.csv").exists()
+    assert (place.campaign / "student/tiny.perceptron.perceptron.0.csv").exists()
 
 
 KUBECTL = """#!{python}
@@ -178,7 +181,8 @@ if sys.argv[1] == "create":
     if (place / (name + ".json")).exists():
         sys.exit("AlreadyExists")
     (place / (name + ".json")).write_text(json.dumps(job))
-    environment = {{name: os.environ[name] for name in ("PATH", "HOME")}} | {{entry["name"]: entry["value"] for entry in container["env"]}}
+    environment = {{name: os.environ[name] for name in ("PATH", "HOME")}}
+    environment |= {{entry["name"]: entry["value"] for entry in container["env"]}}
     command = 'trap "" HUP; "$@"; echo $? > ' + str(place / (name + ".rc"))
     subprocess.Popen(["sh", "-c", command, "sh", *container["command"]], cwd=container["workingDir"], env=environment,
                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -5,9 +5,10 @@ import pytest
 
 from kdlib.experiments import along, runs
 from kdlib.experiments.measures import calibration_error, centred_kernel_alignment, margins
+from kdlib.experiments.methods import METHODS
 from kdlib.experiments.runs import ImageTask
 from kdlib.tools.provenance import code_hash, reached
-from kdlib.training.recipe import METHODS, Recipe
+from kdlib.training.recipe import Recipe
 
 TASK = ImageTask("fashion-mnist", 128, 60, 50, noise=0.25)
 RECIPE = {"epochs": 4, "batch_size": 32}

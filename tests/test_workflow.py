@@ -8,7 +8,7 @@ import sys
 import nbformat
 import numpy as np
 import pytest
-from batch import Place
+from campaign import Place
 from PIL import Image
 
 from kdlib.tools.provenance import ROOT
@@ -26,9 +26,9 @@ class Built(Place):
         made = [f"notebooks/{page}.ipynb" for page in keys.pages()]
         made += [f"records/{page}.json" for page in keys.pages() if keys.writes_records(page)]
         made += [
-            f"batch/{node.kind}/{node.key}.{ending}" for node in plan.nodes("quick") for ending in ("ipynb", "csv")
+            f"campaign/{node.kind}/{node.key}.{ending}" for node in plan.nodes("quick") for ending in ("ipynb", "csv")
         ]
-        made += [f"records/{table}.csv" for table in keys.BATCH_TABLES]
+        made += [f"records/{table}.csv" for table in keys.CAMPAIGN_TABLES]
         for path in (*(folder / "_build" / "quick" / name for name in made), folder / "_build" / "html" / ".complete"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
@@ -67,12 +67,12 @@ def test_what_runs_after_a_change(tmp_path):
     readers = {name for name in keys.pages() if keys.reads_records(name)}
     assert pages == {"bridge"} | readers and rules == {"chapter", "gathering_page", "html"}
     nbformat.write(nbformat.read(ROOT / "book" / "bridge.ipynb", 4), page)
-    place.append("kdlib/path.py", "ADDED = 1\n")
-    changed = ROOT / "kdlib" / "path.py"
+    place.append("kdlib/bounds.py", "ADDED = 1\n")
+    changed = ROOT / "kdlib" / "bounds.py"
     reach = {name for name in keys.pages() if changed in keys.provenance.reached(keys.notebook_of(name))}
     pages, rules = place.would_run()
-    assert reach and pages == reach | readers
-    (place.folder / "kdlib" / "path.py").write_text(changed.read_text())
+    assert reach and pages == reach | readers and "node" not in rules  # no experiment computes bounds
+    (place.folder / "kdlib" / "bounds.py").write_text(changed.read_text())
     place.append("workflow/scales/quick.yaml", "bridge: {seed: 1}\n")
     assert place.would_run()[0] == {"bridge"} | readers  # its section of the scale, and no other's
 
@@ -93,7 +93,7 @@ def test_it_says_why(before, now, why):
 def test_every_page_has_a_place_and_shows_tables():
     pages = keys.pages()
     assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} == set(pages)
-    assert {page for page in pages if keys.tables(page) & set(keys.BATCH_TABLES)} == {
+    assert {page for page in pages if keys.tables(page) & set(keys.CAMPAIGN_TABLES)} == {
         "online_distillation",
         "experiments",
     }

@@ -1,9 +1,9 @@
 """Keep finished trainings over a change of code that has no effect on them: `make accept SCALE=...`.
 
-One training of each kind (network, way of supervision) is repeated with today's code. If every checkpoint and every mean
-loss comes out the same to the bit, all finished trainings of that kind are kept: their folders are renamed to what today's
-code asks for, and their rows name both hashes, `code` (today's) and `trained_with`. A kind that comes out differently is
-left alone, with all that it taught; it will be trained again.
+One training of each kind (network, way of supervision) is repeated with today's code. If every checkpoint and every
+mean loss comes out the same to the bit, all finished trainings of that kind are kept: their folders are renamed to what
+today's code asks for, and their rows name both hashes, `code` (today's) and `trained_with`. A kind that comes out
+differently is left alone, with all that it taught; it will be trained again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ def accept(folder: Path, load: Callable[[dict[str, Any]], runs.LoadedTask]) -> d
     """
     today = code_hash(runs.CODE)
     found = [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*/run.json")]
-    old = [entry for entry in found if entry[1]["asked"]["code"] != today and entry[1]["asked"]["versions"] == runs.versions()]
+    old = [
+        entry
+        for entry in found
+        if entry[1]["asked"]["code"] != today and entry[1]["asked"]["versions"] == runs.versions()
+    ]
     old.sort(key=lambda entry: _depth(entry[1]["asked"], found))  # a teacher before its students
     names = {place.name: place.name for place, content in found if content["asked"]["code"] == today}
     same: dict[Kind, bool] = {}
@@ -74,7 +78,11 @@ def _depth(asked: dict[str, Any], found: list[tuple[Path, dict[str, Any]]]) -> i
 
 
 def _repeats(
-    place: Path, content: dict[str, Any], teacher_place: Path, stage: str, load: Callable[[dict[str, Any]], runs.LoadedTask]
+    place: Path,
+    content: dict[str, Any],
+    teacher_place: Path,
+    stage: str,
+    load: Callable[[dict[str, Any]], runs.LoadedTask],
 ) -> bool:
     """Whether today's code trains this run to the same bits."""
     asked = content["asked"]
@@ -87,7 +95,13 @@ def _repeats(
     print(f"{place.name}: repeating", flush=True)
     with tempfile.TemporaryDirectory() as again:
         trained = train(
-            module, recipe, loaded.dataset.train.images, loaded.labels, folder=again, teacher=teacher, keep=asked["keep"]
+            module,
+            recipe,
+            loaded.dataset.train.images,
+            loaded.labels,
+            folder=again,
+            teacher=teacher,
+            keep=asked["keep"],
         )
         before = SavedCheckpoints(module, place / "checkpoints", tuple(content["steps"]), shape)
         after = SavedCheckpoints(module, Path(again) / "checkpoints", trained.steps, shape)

@@ -20,7 +20,7 @@ from kdlib.ledger.chapters import chapters
 from kdlib.tools import provenance
 from kdlib.tools.files import write_whole
 
-BATCH_TABLES = ("runs", "along")  # what a batch leaves; other tables are saved by a page or a benchmark
+CAMPAIGN_TABLES = ("runs", "along")  # what a campaign leaves; other tables are saved by a page or a benchmark
 
 
 def notebook_of(page: str) -> Path:
@@ -65,13 +65,15 @@ def tables(page: str) -> set[str]:
     return set(re.findall(r'\b(?:campaign|published|published_scales)\(\s*"(\w+)"', code(page)))
 
 
-def files_shown(page: str, batch_folder: str | None) -> list[str]:
-    """The files of those tables: published ones and, if a folder is given, those of the batch there; benchmarks, too."""
+def files_shown(page: str, campaign_folder: str | None) -> list[str]:
+    """The files of those tables: published ones and, given a folder, those of the campaign there; benchmarks, too."""
     shown = [path for table in tables(page) for path in provenance.ROOT.glob(f"results/*/{table}.csv")]
     if "benchmarks" in code(page):
         shown += provenance.ROOT.glob("benchmarks/results/*.json")
-    of_batch = [f"{batch_folder}/{table}.csv" for table in tables(page) & set(BATCH_TABLES)] if batch_folder else []
-    return sorted(str(path.relative_to(provenance.ROOT)) for path in shown) + sorted(of_batch)
+    of_campaign = (
+        [f"{campaign_folder}/{table}.csv" for table in tables(page) & set(CAMPAIGN_TABLES)] if campaign_folder else []
+    )
+    return sorted(str(path.relative_to(provenance.ROOT)) for path in shown) + sorted(of_campaign)
 
 
 def key(notebook: Path, lock: str, parameters: dict | None = None, starts: tuple[str | Path, ...] = ()) -> dict:
@@ -88,7 +90,7 @@ def key(notebook: Path, lock: str, parameters: dict | None = None, starts: tuple
 
 
 def words(of_pages: list[str]) -> dict[str, str]:
-    """Hash of what each committed notebook says, code and prose, without outputs: what is rendered again if it changes."""
+    """Hash of what each committed notebook says, code and prose without outputs: a change is rendered again."""
     found = {}
     for page in of_pages:
         cells = json.loads(notebook_of(page).read_text())["cells"]

@@ -1,6 +1,6 @@
-"""What the batch of a scale consists of: teachers, students and kernels, each a notebook with its parameters.
+"""What the campaign of a scale consists of: teachers, students and kernels, each a notebook with its parameters.
 
-`nodes(scale)` reads the `batch` section of `workflow/scales/SCALE.yaml`; the Snakefile makes rules of it.
+`nodes(scale)` reads the `campaign` section of `workflow/scales/SCALE.yaml`; the Snakefile makes rules of it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read(scale: str) -> dict:
         scales = sorted(other.stem for other in SCALES.glob("*.yaml") if other != SCHEMA)
         raise SystemExit(f"no scale {scale!r}: choose from {', '.join(scales)}")
     content, schema = yaml.safe_load(path.read_text()), yaml.safe_load(SCHEMA.read_text())
-    schema["propertyNames"] = {"enum": ["batch", *keys.pages()]}
+    schema["propertyNames"] = {"enum": ["campaign", *keys.pages()]}
     errors = sorted(Draft202012Validator(schema).iter_errors(content), key=lambda error: list(map(str, error.path)))
     if errors:
         lines = [f"  {'.'.join(map(str, error.absolute_path)) or 'the file'}: {error.message}" for error in errors]
@@ -68,38 +68,42 @@ def read(scale: str) -> dict:
 
 def nodes(scale: str, places: dict[str, str] | None = None) -> list[Node]:
     """All nodes of a scale. `places` says where a task's data are, if not where its name says: `{name: path}`."""
-    batch = read(scale).get("batch")
-    if not batch:
+    campaign = read(scale).get("campaign")
+    if not campaign:
         return []
     found = []
-    variants = len(batch["temperatures"]) * len(batch["soft_ratios"])
-    count = sum(1 if method == "baseline" else variants for method in batch["methods"])
-    for task_name, task in batch["tasks"].items():
-        points = task.get("points", batch["points"])  # fewer where there are many classes: kernels are of all outputs
+    variants = len(campaign["temperatures"]) * len(campaign["soft_ratios"])
+    count = sum(1 if method == "baseline" else variants for method in campaign["methods"])
+    for task_name, task in campaign["tasks"].items():
+        points = task.get(
+            "points", campaign["points"]
+        )  # fewer where there are many classes: kernels are of all outputs
         task = {name: value for name, value in task.items() if name != "points"}
         task["data"] = (places or {}).get(task["data"], task["data"])
-        for teacher, teacher_recipe in batch["teachers"].items():
+        for teacher, teacher_recipe in campaign["teachers"].items():
             teacher_recipe = _of_task(teacher_recipe, task_name)
-            for seed in batch["seeds"]:
-                about = {"task": task, "seed": seed, "stages": batch["stages"]}
+            for seed in campaign["seeds"]:
+                about = {"task": task, "seed": seed, "stages": campaign["stages"]}
                 first = ("teacher", f"{task_name}.{teacher}.{seed}")
                 amount = teacher_recipe["epochs"] * task["train_examples"]
                 found.append(
                     Node(*first, {**about, "network": teacher, "recipe": teacher_recipe}, (), ((teacher, amount),))
                 )
-                for student, recipe in batch["students"].items():
+                for student, recipe in campaign["students"].items():
                     recipe = _of_task(recipe, task_name)
                     key = f"{task_name}.{teacher}.{student}.{seed}"
                     common = {
                         **about, "teacher_network": teacher, "teacher_recipe": teacher_recipe, "network": student,
-                        "recipe": recipe, "temperatures": batch["temperatures"], "soft_ratios": batch["soft_ratios"],
-                        "temperature_scaling": batch["temperature_scaling"],
+                        "recipe": recipe, "temperatures": campaign["temperatures"],
+                        "soft_ratios": campaign["soft_ratios"],
+                        "temperature_scaling": campaign["temperature_scaling"],
                     }  # fmt: skip
                     trainings = ((student, recipe["epochs"] * task["train_examples"]),) * count
-                    found.append(Node("student", key, {**common, "methods": batch["methods"]}, (first,), trainings))
+                    found.append(Node("student", key, {**common, "methods": campaign["methods"]}, (first,), trainings))
                     found.append(
                         Node(
-                            "complexity", key, {**common, "methods": batch["along"], "points": points, "ridge": batch["ridge"]},
+                            "complexity", key,
+                            {**common, "methods": campaign["along"], "points": points, "ridge": campaign["ridge"]},
                             (first, ("student", key)),
                         )
                     )  # fmt: skip
@@ -107,8 +111,8 @@ def nodes(scale: str, places: dict[str, str] | None = None) -> list[Node]:
 
 
 def save_places(scale: str, entries: list[str]) -> dict[str, str]:
-    """Check `NAME=PATH` entries and keep them for the Snakefile, with what tells whether the data there have changed."""
-    names = {task["data"] for task in (read(scale).get("batch") or {}).get("tasks", {}).values()}
+    """Check `NAME=PATH` entries and keep them for the Snakefile, with what tells whether those data have changed."""
+    names = {task["data"] for task in (read(scale).get("campaign") or {}).get("tasks", {}).values()}
     places, states = {}, {}
     for entry in entries:
         name, equals, path = entry.partition("=")

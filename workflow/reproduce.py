@@ -1,7 +1,7 @@
-"""Run the batch of a scale: teachers, students, kernels, tables, and the pages that show them.
+"""Run the campaign of a scale: teachers, students, kernels, tables, and the pages that show them.
 
-`make reproduce SCALE=quick`, or `python -m workflow.reproduce --help`. On this machine, or through a Snakemake profile on
-a cluster (`workflow/profiles`). Killed, it goes on where it was when it is called again.
+`make reproduce SCALE=quick`, or `python -m workflow.reproduce --help`. On this machine, or through a Snakemake profile
+on a cluster (`workflow/profiles`). Killed, it goes on where it was when it is called again.
 """
 
 import argparse
@@ -23,7 +23,13 @@ from workflow.driver import ROOT
 
 def words(options) -> list[str]:
     """What this run adds to Snakemake's command line."""
-    found = ["--keep-going", "--config", f"batch={options.scale}", f"lock={options.lock}", f"retries={options.retries}"]
+    found = [
+        "--keep-going",
+        "--config",
+        f"campaign={options.scale}",
+        f"lock={options.lock}",
+        f"retries={options.retries}",
+    ]
     if options.profile:
         found += ["--workflow-profile", str(options.profile)]
     else:
@@ -32,7 +38,7 @@ def words(options) -> list[str]:
             found += ["--resources", f"gpu={len(devices)}"]
     if options.dry_run:
         found.append("--dry-run")
-    tables = [f"_build/{options.scale}/records/{table}.csv" for table in keys.BATCH_TABLES]
+    tables = [f"_build/{options.scale}/records/{table}.csv" for table in keys.CAMPAIGN_TABLES]
     return [*found, "--", *(tables if options.tables_only else ["reproduce"])]
 
 
@@ -47,7 +53,7 @@ def finished_runs(scale: str) -> list[dict]:
 def progress(scale: str, nodes, jobs: int) -> str:
     """One line: trainings, kernels, device-hours, and what is left by the rates of what has ended."""
     code = code_hash(plan.COMPUTED_BY["student"])
-    place = ROOT / "_build" / scale / "batch"
+    place = ROOT / "_build" / scale / "campaign"
     done = {(node.kind, node.key) for node in nodes if (place / node.kind / f"{node.key}.csv").exists()}
     rates, ended, hours = defaultdict(list), defaultdict(int), defaultdict(float)
     for row in finished_runs(scale):
@@ -68,7 +74,8 @@ def progress(scale: str, nodes, jobs: int) -> str:
             unknown |= not known
             left += amount / (sorted(known)[len(known) // 2]) if known else 0.0
     kernels = [node for node in nodes if node.kind == "complexity"]
-    line = f"trainings {count} of {total}, kernels {sum((n.kind, n.key) in done for n in kernels)} of {len(kernels)} students"
+    followed = sum((node.kind, node.key) in done for node in kernels)
+    line = f"trainings {count} of {total}, kernels {followed} of {len(kernels)} students"
     line += "; " + ", ".join(f"{value:.2f} hours on {device}" for device, value in hours.items()) if hours else ""
     if left:
         line += f"; trainings left: about {left / jobs / 60:.0f} min" + (" and what has no rate yet" if unknown else "")
@@ -93,10 +100,10 @@ def watch(options, nodes, stop: threading.Event):
 
 
 def run(options) -> int:
-    """Run the batch; the exit status of Snakemake."""
+    """Run the campaign; the exit status of Snakemake."""
     nodes = plan.nodes(options.scale, plan.save_places(options.scale, options.data))
     if not nodes:
-        sys.exit(f"the scale {options.scale!r} has no batch section")
+        sys.exit(f"the scale {options.scale!r} has no campaign section")
     environment = {name: value for name, value in os.environ.items() if name != "KDLIB_JOBS"}
     if not options.profile:
         environment["KDLIB_JOBS"] = str(options.jobs)  # this machine is shared out here: see slots.py
@@ -134,7 +141,8 @@ def estimate(options):
             f"{amount / rate / 3600:.1f} hours at {rate:.0f} images/s on {device}" for device, rate in known.items()
         )
         print(
-            f"  {network:<14}{data:<16}{amount / 1e6:10.1f} million images, {operations:10.1f} PFLOP; {measured or 'no measured rate'}"
+            f"  {network:<14}{data:<16}{amount / 1e6:10.1f} million images, {operations:10.1f} PFLOP; "
+            f"{measured or 'no measured rate'}"
         )
 
 

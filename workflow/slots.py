@@ -52,8 +52,8 @@ def gpus() -> list[str]:
 def settle(jobs: int | None, *, need_gpu: bool = False) -> list:
     """Give this process, and what it starts, its share of the machine; `jobs` run at a time. Returns the locks to keep.
 
-    Cores are divided among the jobs. With `need_gpu` and GPUs here, it waits for one that no other job has. Nothing is done
-    where `jobs` is None: a cluster's scheduler has shared out the machine.
+    Cores are divided among the jobs. With `need_gpu` and GPUs here, it waits for one that no other job has. Nothing is
+    done where `jobs` is None: a cluster's scheduler has shared out the machine.
     """
     locks = []
     if jobs is None:

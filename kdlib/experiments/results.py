@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from kdlib.experiments.methods import METHODS
 from kdlib.tools.files import read_rows, records_folder, write_rows
 from kdlib.tools.provenance import ROOT, device_name, provenance
-from kdlib.training.recipe import METHODS
 
 Rows = Sequence[Mapping[str, Any]]
 

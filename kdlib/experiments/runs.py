@@ -22,6 +22,7 @@ import numpy as np
 
 from kdlib.data.images import Dataset, load
 from kdlib.experiments.measures import agreement, evaluation
+from kdlib.experiments.methods import METHODS
 from kdlib.labels.loss import DistillationLoss, TemperatureScaling
 from kdlib.tools.arrays import integer, number
 from kdlib.tools.files import write_whole
@@ -29,7 +30,7 @@ from kdlib.tools.provenance import ROOT, code_hash, device_name, provenance
 from kdlib.training import networks
 from kdlib.training.checkpoints import SavedCheckpoints
 from kdlib.training.loop import Trained, train
-from kdlib.training.recipe import METHODS, Recipe
+from kdlib.training.recipe import Recipe
 from kdlib.training.teacher import Teacher
 
 CODE = "kdlib.experiments.runs"  # whose hash, with all that it reaches, marks a run

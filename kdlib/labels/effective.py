@@ -128,8 +128,8 @@ def _newton_in_bracket(value_and_slope, low, high, tolerance):
     """Root of an increasing function in [low, high], elementwise: Newton, and bisection where Newton would leave.
 
     Every third step bisects where the bracket has not halved since, so the worst case is that of bisection. An entry is
-    done after a Newton step below `tolerance` (the next one would be of the order of its square), or when its bracket
-    has closed; `value_and_slope(x, entries)` is asked for those that are not done, by their indices.
+    done after a Newton step below `tolerance(x, entries)` (the next one would be of the order of its square), or when
+    its bracket has closed; `value_and_slope(x, entries)` is asked for those that are not done, by their indices.
     """
     root = 0.5 * low + 0.5 * high
     active, x, width = np.arange(len(root)), root.copy(), high - low
@@ -144,7 +144,7 @@ def _newton_in_bracket(value_and_slope, low, high, tolerance):
         new = np.where(accept, newton, 0.5 * low + 0.5 * high)
         width = high - low if i % 3 == 2 else width
         scale = np.maximum(1.0, np.abs(new))
-        done = (accept & (np.abs(new - x) <= tolerance * scale)) | (high - low <= 1e-16 * scale)
+        done = (accept & (np.abs(new - x) <= tolerance(new, active))) | (high - low <= 1e-16 * scale)
         root[active] = x = new
         if done.all():
             break
@@ -178,7 +178,14 @@ def _binary_root(a, log_q, temperature):
     high = np.where(right, np.maximum(a + temperature, scaled + 2), np.maximum(temperature, log_q + 2))
     low = np.where(wrong_stays, np.maximum(a, temperature * (log_q - 0.7)), low)
     high = np.where(wrong_stays, np.minimum(0.0, np.maximum(a + temperature, temperature * (log_q + 2))), high)
-    return _newton_in_bracket(value_and_slope, low, high, tolerance=1e-13)
+
+    def tolerance(u, entries):
+        # Near `a` the function is a logarithm: a step may be short because `u` is far too near. So it is held against
+        # the gap, too, as far as this can be told from `a`.
+        scale = np.maximum(1.0, np.abs(u))
+        return np.maximum(np.minimum(1e-13 * scale, 1e-3 * (u - a[entries])), 1e-15 * scale)
+
+    return _newton_in_bracket(value_and_slope, low, high, tolerance)
 
 
 def _multiclass_roots(teacher_logits, labels, corrected, log_q, temperature):
@@ -247,7 +254,9 @@ def _multiclass_roots(teacher_logits, labels, corrected, log_q, temperature):
 
     low = np.full(n, -np.log(classes) / temperature - 1e-9)
     high = np.full(n, np.log(classes) + 1e-9)
-    big_a = _newton_in_bracket(value_and_slope, low, high, tolerance=1e-10 / max(1.0, temperature))
+    big_a = _newton_in_bracket(
+        value_and_slope, low, high, lambda x, _: 1e-10 / max(1.0, temperature) * np.maximum(1.0, np.abs(x))
+    )
     z, slope = logits_given(big_a, slice(None))
     z = np.where(corrected[:, None], with_true_from_sum(z, slope, slice(None))[0], z)
     return z - z.mean(axis=-1, keepdims=True)

@@ -2,12 +2,13 @@
 
 from kdlib.training.checkpoints import read_variables, save_variables
 from kdlib.training.loop import Trained, train
+from kdlib.training.networks import NETWORKS
 from kdlib.training.ntk_parametrised import NTKParametrised
-from kdlib.training.recipe import METHODS, Recipe
+from kdlib.training.recipe import Recipe
 from kdlib.training.teacher import CachedLogits, Teacher
 
 __all__ = [
-    "METHODS",
+    "NETWORKS",
     "CachedLogits",
     "NTKParametrised",
     "Recipe",

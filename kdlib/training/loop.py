@@ -116,9 +116,8 @@ def train(
     recipe
         how. With a `loss` there must be a teacher, without none.
     inputs, labels
-        `(n, ...)`, images `(n, height, width, channels)`; and `(n,)`: integers in `0..C-1` for a network of `C`
-        outputs,
-        -1 and 1 for one whose outputs are `(n,)`.
+        `(n, ...)`, images `(n, height, width, channels)`; and `(n,)`: integers in `0..C-1` for a network with
+        `C` outputs, signs -1 and 1 for one whose outputs are `(n,)`.
     folder
         where the state (every `save_every` seconds) and the checkpoints go. A state there is taken up; one of another
         recipe, network, teacher or data is refused. None: everything is kept in memory.
@@ -127,8 +126,8 @@ def train(
     index
         `Split.index` of the inputs, by which `CachedLogits` are found; `0..n-1` by default.
     keep
-        shares of the training, in [0, 1], after which the variables are kept; 0 for the initial ones. The end always
-        is.
+        shares of the training, in [0, 1], after which the variables are kept; 0 for the initial ones. The end is always
+        kept.
     progress
         show a progress bar.
 
@@ -145,86 +144,149 @@ def train(
         the loss or the weights stopped being finite.
     """
     dtype = np.float64 if recipe.precision == "float64" else np.float32
-    inputs = np.asarray(inputs, dtype)
-    if not len(inputs) or not np.isfinite(inputs).all():
-        raise ValueError("inputs must be finite, and one at least")
-    if recipe.batch_size > len(inputs) or len(np.shape(labels)) != 1 or len(labels) != len(inputs):
-        raise ValueError(
-            f"{len(inputs)} inputs and {np.shape(labels)} labels do not fill a batch of {recipe.batch_size}"
-        )
-    variables = network.init(jax.random.key(recipe.seed), jnp.asarray(inputs[:1]))
-    if dtype == np.float64:
-        variables = jax.tree.map(
-            lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, variables
-        )
+    inputs = _fitting_inputs(inputs, labels, recipe, dtype)
+    variables = _initial_variables(network, recipe, inputs)
     labels = _fitting_labels(network, variables, inputs, labels)
-    supervision = Supervision(
-        teacher, inputs, np.arange(len(inputs)) if index is None else np.asarray(index), recipe.augment
-    )
+    index = np.arange(len(inputs)) if index is None else np.asarray(index)
+    supervision = Supervision(teacher, inputs, index, recipe.augment)
     if (teacher is None) != (recipe.loss is None):
         raise ValueError("a teacher needs a recipe with a `loss`, and a `loss` needs a teacher")
-
-    per_epoch = len(inputs) // recipe.batch_size
-    steps = max(1, round(recipe.epochs * per_epoch))
     if any(not 0 <= share <= 1 for share in keep):
         raise ValueError(f"keep must hold shares of the training in [0, 1], not {keep}")
+    per_epoch = len(inputs) // recipe.batch_size
+    steps = max(1, round(recipe.epochs * per_epoch))
     kept = tuple(sorted({round(share * steps) for share in keep} | {steps}))
+
     step_once, optimiser = compiled_step(network, recipe, supervision.in_step)
     rates = _learning_rates(recipe, steps)
-    state = _State(0, 0.0, np.zeros(-(-steps // per_epoch)), variables, optimiser.init(variables["params"]))
     initial = variables if recipe.remove_initial else None
     offset = None if initial is None else jnp.asarray(apply_in_blocks(network, initial, inputs, dtype=dtype))
-
-    place, checkpoints, problem = None, {}, ""
+    state = _State(0, 0.0, np.zeros(-(-steps // per_epoch)), variables, optimiser.init(variables["params"]))
+    store = _Memory()
     if folder is not None:
-        place, shape = Path(folder), inputs[:1].shape
-        checkpoints = SavedCheckpoints(network, place / "checkpoints", kept, shape)
         problem = _problem(network, recipe, inputs, labels, supervision, kept)
-        state = _restored(place / "state.msgpack", state, problem)
-
-    def keep_now(step: int, variables: Any) -> None:
-        if isinstance(checkpoints, SavedCheckpoints):
-            checkpoints.save(step, variables)
-        else:
-            checkpoints[step] = variables
-
+        store = _Folder(Path(folder), network, kept, inputs[:1].shape, problem)
+    state = store.restored(state)
     if state.step == 0 and 0 in kept:
-        keep_now(0, variables)
+        store.keep(0, variables)
+
     on_device = jnp.asarray(inputs), jnp.asarray(labels)
-    key, losses, first_done = jax.random.key(recipe.seed + 1), [], None
-    began = saved = time.monotonic()
-    before = state.seconds
     batches = islice(_batches(recipe, len(inputs)), state.step, None)
-    variables, moments, step = state.variables, state.moments, state.step
-    bar = tqdm(total=steps, initial=step, desc="training", disable=not progress)
-    for step in range(state.step + 1, steps + 1):
+    key, losses, watch = jax.random.key(recipe.seed + 1), [], _Watch(state)
+    variables, moments = state.variables, state.moments
+    for step in tqdm(range(state.step + 1, steps + 1), "training", steps, initial=state.step, disable=not progress):
         variables, moments, loss = step_once(
             variables, moments, next(batches), key, np.uint32(step), rates[step - 1], *on_device,
             supervision.at((step - 1) / steps), offset,
         )  # fmt: skip
         losses.append((step, loss))
-        bar.update()
-        if first_done is None:
-            jax.block_until_ready(loss)
-            first_done = (step, time.monotonic())
-        late = place is not None and time.monotonic() - saved > save_every
-        if step in kept or late:
+        watch.stepped(step, loss)
+        if step in kept or (folder is not None and watch.since_saved() > save_every):
             if not (np.isfinite(float(loss)) and bool(_finite(variables))):
                 raise FloatingPointError(f"the loss or the weights are not finite at step {step}: lower learning_rate")
             _collect(state.history, losses, per_epoch, steps)
             losses.clear()
-            state = _State(step, before + time.monotonic() - began, state.history, variables, moments)
+            state = _State(step, watch.seconds(), state.history, variables, moments)
             if step in kept:
-                keep_now(step, variables)
-            if place is not None:
-                content = {**state._asdict(), "problem": problem}
-                write_whole(place / "state.msgpack", serialization.to_bytes(content))
-            saved = time.monotonic()
-    bar.close()
-    rate = np.nan
-    if first_done and steps > first_done[0]:
-        rate = (steps - first_done[0]) * recipe.batch_size / (time.monotonic() - first_done[1])
-    return Trained(network, checkpoints, np.array(state.history), state.seconds, rate, initial, dtype, place)
+                store.keep(step, variables)
+            store.save(state)
+            watch.saved()
+    rate = watch.steps_per_second() * recipe.batch_size
+    history = np.array(state.history)
+    return Trained(network, store.checkpoints, history, state.seconds, rate, initial, dtype, store.folder)
+
+
+class _Memory:
+    """Where checkpoints go without a folder; there is no state to take up."""
+
+    folder = None
+
+    def __init__(self):
+        self.checkpoints: dict[int, Any] = {}
+
+    def restored(self, state: _State) -> _State:
+        return state
+
+    def keep(self, step: int, variables: Any) -> None:
+        self.checkpoints[step] = variables
+
+    def save(self, state: _State) -> None:
+        pass
+
+
+class _Folder:
+    """A folder with checkpoints and the state from which a killed training goes on."""
+
+    def __init__(self, folder: Path, network: Network, kept: tuple[int, ...], shape: tuple[int, ...], problem: str):
+        self.folder, self._path, self._problem = folder, folder / "state.msgpack", problem
+        self.checkpoints = SavedCheckpoints(network, folder / "checkpoints", kept, shape)
+
+    def restored(self, state: _State) -> _State:
+        """The state in the folder, if there is one and it is of this problem; else the given one."""
+        if not self._path.exists():
+            return state
+        content: Any = serialization.msgpack_restore(self._path.read_bytes())
+        if content.pop("problem") != self._problem:
+            raise ValueError(
+                f"{self._path} is the state of another training (network, recipe, teacher, data or checkpoints): use "
+                "another folder"
+            )
+        found = _State(**serialization.from_state_dict(state._asdict(), content))
+        return found._replace(history=np.array(found.history))  # what was read cannot be written to
+
+    def keep(self, step: int, variables: Any) -> None:
+        self.checkpoints.save(step, variables)
+
+    def save(self, state: _State) -> None:
+        write_whole(self._path, serialization.to_bytes({**state._asdict(), "problem": self._problem}))
+
+
+class _Watch:
+    """The time that a training takes, in this process and before it."""
+
+    def __init__(self, state: _State):
+        self._before, self._began = state.seconds, time.monotonic()
+        self._saved, self._first, self._step = self._began, None, state.step
+
+    def stepped(self, step: int, loss: jax.Array) -> None:
+        """Note a step; the first one, which compiles, is waited for."""
+        self._step = step
+        if self._first is None:
+            jax.block_until_ready(loss)
+            self._first = (step, time.monotonic())
+
+    def saved(self) -> None:
+        self._saved = time.monotonic()
+
+    def since_saved(self) -> float:
+        return time.monotonic() - self._saved
+
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    def steps_per_second(self) -> float:
+        """From the first step of this process on; NaN with fewer than two."""
+        if self._first is None or self._step == self._first[0]:
+            return np.nan
+        return (self._step - self._first[0]) / (time.monotonic() - self._first[1])
+
+
+def _fitting_inputs(inputs: Any, labels: Any, recipe: Recipe, dtype: Any) -> np.ndarray:
+    inputs = np.asarray(inputs, dtype)
+    if not len(inputs) or not np.isfinite(inputs).all():
+        raise ValueError("inputs must be finite, and one at least")
+    if recipe.batch_size > len(inputs) or np.shape(labels) != (len(inputs),):
+        raise ValueError(
+            f"{len(inputs)} inputs and {np.shape(labels)} labels do not fill a batch of {recipe.batch_size}"
+        )
+    return inputs
+
+
+def _initial_variables(network: Network, recipe: Recipe, inputs: np.ndarray) -> Any:
+    variables = network.init(jax.random.key(recipe.seed), jnp.asarray(inputs[:1]))
+    if recipe.precision != "float64":
+        return variables
+    return jax.tree.map(lambda v: v.astype(np.float64) if jnp.issubdtype(v.dtype, jnp.floating) else v, variables)
 
 
 def _fitting_labels(network: Network, variables: Any, inputs: np.ndarray, labels: Any) -> np.ndarray:
@@ -351,20 +413,6 @@ def _problem(
     digest.update(np.ascontiguousarray(labels).tobytes())
     parts = [repr(network), asdict(recipe), digest.hexdigest(), supervision.fingerprint(), list(kept)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _restored(path: Path, state: _State, problem: str) -> _State:
-    """The state in `path`, if there is one and it is of this problem."""
-    if not path.exists():
-        return state
-    content: Any = serialization.msgpack_restore(path.read_bytes())
-    if content.pop("problem") != problem:
-        raise ValueError(
-            f"{path} is the state of another training (network, recipe, teacher, data "
-            "or checkpoints): use another folder"
-        )
-    found = _State(**serialization.from_state_dict(state._asdict(), content))
-    return found._replace(history=np.array(found.history))  # what was read cannot be written to
 
 
 @jax.jit

@@ -10,8 +10,6 @@ from typing import Any, Literal
 from kdlib.labels.loss import DistillationLoss
 from kdlib.tools.arrays import choice, integer, number
 
-METHODS = ("baseline", "offline", "early-stopped", "online", "self")  # of supervising a student, in the experiments
-
 
 @dataclass(frozen=True)
 class Recipe:

@@ -1,4 +1,4 @@
-"""The batch on a one-node Slurm of this machine's own, from Debian's packages; as root, with `make test-cluster`.
+"""The campaign on a one-node Slurm of this machine's own, from Debian's packages; as root, with `make test-cluster`.
 
 It starts daemons, and for a while it changes files under /etc and who owns munge's folders; all of that is put back.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from batch import RECIPE
+from campaign import RECIPE
 
 from kdlib.tools.provenance import ROOT
 
@@ -59,7 +59,7 @@ def owners():
 
 
 @pytest.fixture
-def slurm(tmp_path, owners, wait_for, kill_all):
+def slurm(tmp_path, wait_for, kill_all):
     """Slurm, running; its configuration is removed afterwards."""
     needed = ("slurmctld", "slurmd", "munged", "sbatch", "runuser")
     if os.getuid() or not all(map(shutil.which, needed)) or CONF.exists():
@@ -95,7 +95,8 @@ def output(*command):
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def test_on_slurm_with_a_job_killed(slurm, make_place, wait_for, tmp_path):
+@pytest.mark.usefixtures("owners", "slurm")  # in this order: owners are put back when the daemons have ended
+def test_on_slurm_with_a_job_killed(make_place, wait_for, tmp_path):
     """The profile of the repository, but for the GPUs and the size of the node."""
     profile = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())
     profile |= {

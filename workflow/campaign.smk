@@ -1,16 +1,16 @@
-# The batch of a scale: teachers, then students, then kernels along their trainings, then tables. Each node is a
+# The campaign of a scale: teachers, then students, then kernels along their trainings, then tables. Each node is a
 # papermill run of a notebook of the book; its parameters are Snakemake parameters, so that a changed scale re-runs only
 # what is new. Inside a node, a training that has ended is read and a killed one goes on (`kdlib.experiments.runs`).
 import json
 
-PLACES, STATES = plan.saved_places(BATCH)  # where a task's images are, if not where its name says
-NODES = {(node.kind, node.key): node for node in plan.nodes(BATCH, PLACES)}
+PLACES, STATES = plan.saved_places(CAMPAIGN)  # where a task's images are, if not where its name says
+NODES = {(node.kind, node.key): node for node in plan.nodes(CAMPAIGN, PLACES)}
 GPU = "--gpu" if "cuda" in LOCK else ""
-HERE = f"_build/{BATCH}/batch"
+HERE = f"_build/{CAMPAIGN}/campaign"
 
 for kind, page in plan.NOTEBOOKS.items():  # a node is not run again because what its notebook shows is drawn otherwise
     computed = keys.key(keys.notebook_of(page), LOCK, starts=(plan.COMPUTED_BY[kind],))
-    keys.keep(f"_build/{BATCH}/keys/{kind}.json", computed)
+    keys.keep(f"_build/{CAMPAIGN}/keys/{kind}.json", computed)
 
 
 def rows_of(*kinds):
@@ -23,7 +23,7 @@ rule node:
         key="|".join(sorted({re.escape(key) for _, key in NODES})) or "none",
     input:
         lambda wildcards: [f"{HERE}/{kind}/{key}.csv" for kind, key in NODES[wildcards.kind, wildcards.key].needs],
-        key=f"_build/{BATCH}/keys/{{kind}}.json",
+        key=f"_build/{CAMPAIGN}/keys/{{kind}}.json",
     output:
         notebook=f"{HERE}/{{kind}}/{{key}}.ipynb",
         rows=f"{HERE}/{{kind}}/{{key}}.csv",
@@ -32,7 +32,7 @@ rule node:
         given=lambda wildcards: json.dumps(
             {
                 **NODES[wildcards.kind, wildcards.key].parameters,
-                "folder": str(Path(f"_build/{BATCH}/runs").resolve()),
+                "folder": str(Path(f"_build/{CAMPAIGN}/runs").resolve()),
                 "rows": str(Path(f"{HERE}/{wildcards.kind}/{wildcards.key}.csv").resolve()),
             }
         ),
@@ -49,12 +49,12 @@ rule node:
         " || {{ tail -n 5 {log} >&2; exit 1; }}"
 
 
-rule batch_table:
+rule campaign_table:
     wildcard_constraints:
         table="runs|along",
     input:
         lambda wildcards: rows_of("complexity") if wildcards.table == "along" else rows_of("teacher", "student"),
     output:
-        f"_build/{BATCH}/records/{{table}}.csv",
+        f"_build/{CAMPAIGN}/records/{{table}}.csv",
     shell:
         "python -m workflow.tables {output} {input}"

@@ -1,4 +1,4 @@
-"""A copy of the repository with a tiny batch of its own, for tests that run or change one."""
+"""A copy of the repository with a tiny campaign of its own, for tests that run or change one."""
 
 import os
 import re
@@ -48,18 +48,18 @@ class Place:
             shutil.copy(ROOT / name, folder)
         self.folder = folder
         self.runs = folder / "_build" / "tiny" / "runs"
-        self.batch = folder / "_build" / "tiny" / "batch"
+        self.campaign = folder / "_build" / "tiny" / "campaign"
         self.environment = {**os.environ, "PYTHONPATH": str(folder), "KDLIB_SLOTS": str(folder / "slots")}
         self.environment.pop("KDLIB_RECORDS", None)
         self.write(**changes)
 
     def write(self, **changes):
         """Write the scale: `TINY` with these sections instead of its own."""
-        text = yaml.safe_dump({"batch": {**TINY, **changes}})
+        text = yaml.safe_dump({"campaign": {**TINY, **changes}})
         (self.folder / "workflow" / "scales" / "tiny.yaml").write_text(text)
 
     def reproduce(self, *words) -> subprocess.Popen:
-        """Start the batch, up to its tables."""
+        """Start the campaign, up to its tables."""
         command = [sys.executable, "-m", "workflow.reproduce", "--scale", "tiny", "--tables-only", *words]
         return subprocess.Popen(
             command,
@@ -71,14 +71,14 @@ class Place:
         )
 
     def finish(self, *words, status: int = 0) -> str:
-        """Run the batch to its end, which must have this exit status or, for 1, any other; what it printed."""
+        """Run the campaign to its end, which must have this exit status or, for 1, any other; what it printed."""
         driver = self.reproduce(*words)
         output = driver.communicate(timeout=500)[0]
         assert (driver.returncode == 0) == (status == 0), output[-3000:]
         return output
 
     def due(self) -> int:
-        """How many notebooks of the batch would run now."""
+        """How many notebooks of the campaign would run now."""
         output = self.finish("--dry-run")
         found = re.search(r"^node\s+(\d+)", output, re.M)
         assert found or "Nothing to be done" in output, output

@@ -1,0 +1,8 @@
+"""The ways of supervising a student that the experiments compare."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Method = Literal["baseline", "offline", "early-stopped", "online", "self"]
+METHODS: tuple[Method, ...] = get_args(Method)
