@@ -1,4 +1,4 @@
-"""The transfer risk bounds (section 3): how often the student's sign differs from the teacher's.
+"""The transfer risk bounds: how often the student's sign differs from the teacher's.
 
 R2 and R3 are the same event with two lengths `s(x)`: the teacher is doubtful where::
 
@@ -112,7 +112,9 @@ def power_function_bound(
 def transfer_angle(path: InterpolationPath, squared_norm: float) -> np.ndarray:
     """`alpha_n = angle(w_n, w*)` in radians for `n = 1..N`, from `cos alpha_n = ||w_n|| / ||w*||` (R1)."""
     squared_norm = number("squared_norm", squared_norm, above=0)
-    return np.arccos(np.sqrt(np.clip(path.squared_norm / squared_norm, 0.0, 1.0)))
+    student = _scalar_norms(path)
+    _room(student, squared_norm, np.arange(1, len(path) + 1))
+    return np.arccos(np.sqrt(np.clip(student / squared_norm, 0.0, 1.0)))
 
 
 def oracle_bound(
@@ -126,7 +128,7 @@ def oracle_bound(
 
     Returns
     -------
-    `HeldOut`, its estimate and ends the sums of the two terms' (the upper end cut at one).
+    `HeldOut`, its estimate and ends the sums of the two terms', cut at one.
     """
     largest, sizes, delta = len(path), _sizes(path, n), number("delta", delta, above=0, below=1)
     squared_norm = float(_scalar_norms(path)[-1])
@@ -135,7 +137,7 @@ def oracle_bound(
     return HeldOut(
         n=sizes,
         estimate=np.minimum(outside.estimate + inside.estimate, 1.0),
-        lower=outside.lower + inside.lower,
+        lower=np.minimum(outside.lower + inside.lower, 1.0),
         upper=np.minimum(outside.upper + inside.upper, 1.0),
         trials=inside.trials,
         delta=delta,
@@ -149,6 +151,13 @@ def _doubt(
     n, teacher = _sizes(path, n), _teacher(path, teacher_logits)
     squared_norm = number("squared_norm", squared_norm, least=0)
     student = _scalar_norms(path)[n - 1]
+    gap = _room(student, squared_norm, n)
+    doubtful = np.abs(teacher)[:, None] <= length(n) * np.sqrt(np.maximum(gap, 0.0))
+    return _held_out(doubtful, n, delta)
+
+
+def _room(student: np.ndarray, squared_norm: float, n: np.ndarray) -> np.ndarray:
+    """`||w*||^2 - ||w_n||^2` at each `n`; ValueError where it is negative beyond rounding (R1)."""
     gap = squared_norm - student
     worst = int(np.argmin(gap))
     if not gap[worst] >= -1e-8 * student[worst]:
@@ -156,8 +165,7 @@ def _doubt(
             f"squared_norm {squared_norm:.6g} is below ||w_n||^2 = {student[worst]:.6g} at n = {n[worst]}: the teacher "
             "is not in the student's space with that norm (R1). For such a teacher use `oracle_bound` (R6)"
         )
-    doubtful = np.abs(teacher)[:, None] <= length(n) * np.sqrt(np.maximum(gap, 0.0))
-    return _held_out(doubtful, n, delta)
+    return gap
 
 
 def _held_out(events: np.ndarray, n: np.ndarray, delta: float) -> HeldOut:

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 from kdlib.labels.effective import minimiser
 from kdlib.labels.loss import DistillationLoss
-from kdlib.tools.arrays import gram_matrix, logits_and_labels, number, positive_spectrum, real_array
+from kdlib.tools.arrays import gram_matrix, integer, logits_and_labels, number, positive_spectrum, real_array
 
 
 def distillation_flow(
@@ -120,7 +120,7 @@ def flow_filter(eigenvalues, times) -> np.ndarray:
 def descent_filter(eigenvalues, steps, learning_rate: float) -> np.ndarray:
     """`1 - (1 - eta lambda)^k`, the same for `k` steps of gradient descent, `(steps, modes)`."""
     eigenvalues = _stepped(eigenvalues, learning_rate)
-    return 1 - (1 - learning_rate * eigenvalues) ** np.asarray(steps)[:, None]
+    return 1 - (1 - learning_rate * eigenvalues) ** _whole(steps)[:, None]
 
 
 def online_filter(scaled_time, ratio: float = 1.0) -> np.ndarray:
@@ -137,12 +137,12 @@ def online_filter(scaled_time, ratio: float = 1.0) -> np.ndarray:
 def online_descent_filter(eigenvalues, steps, learning_rate: float, ratio: float = 1.0) -> np.ndarray:
     """N2 for gradient descent, `(steps, modes)`: teacher and student take `steps` steps together, from zero."""
     eigenvalues = _stepped(eigenvalues, learning_rate)
-    _stepped(ratio * eigenvalues, learning_rate)
+    _stepped(number("ratio", ratio, above=0) * eigenvalues, learning_rate)
     # What the student and the teacher have not learnt of a mode: one step of both is a triangular matrix.
     step = np.zeros((len(eigenvalues), 2, 2))
     step[:, 0, 0], step[:, 0, 1] = 1 - learning_rate * eigenvalues, learning_rate * eigenvalues
     step[:, 1, 1] = 1 - learning_rate * ratio * eigenvalues
-    return np.array([1 - np.linalg.matrix_power(step, int(k))[:, 0].sum(axis=1) for k in steps])
+    return np.array([1 - np.linalg.matrix_power(step, int(k))[:, 0].sum(axis=1) for k in _whole(steps)])
 
 
 def early_stopped(gram, labels, times) -> np.ndarray:
@@ -190,6 +190,11 @@ def _divided_difference(a, b):
     """`(e^{-b} - e^{-a}) / (a - b)`, without cancellation where `a` and `b` are near."""
     gap = np.abs(a - b)
     return np.exp(-np.minimum(a, b)) * np.where(gap == 0, 1.0, -np.expm1(-gap) / np.where(gap == 0, 1.0, gap))
+
+
+def _whole(steps) -> np.ndarray:
+    """Numbers of steps: integers from zero on, `(k,)`."""
+    return np.array([integer("each entry of steps", step, least=0) for step in np.atleast_1d(np.asarray(steps))])
 
 
 def _stepped(eigenvalues, learning_rate: float) -> np.ndarray:

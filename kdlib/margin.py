@@ -1,4 +1,4 @@
-"""Margin bounds through supervision complexity (section 6): S3, S4 and S5.
+"""Margin bounds through supervision complexity: S3, S4 and S5.
 
 With probability at least `1 - delta` over the sample, for *every* student `f = f_0 + h`, `h` in the kernel's space::
 

@@ -141,7 +141,7 @@ def interpolation_path(gram, targets, cross=None, diagonal=None) -> Interpolatio
         some example lies, to working precision, in the span of those before it. Nothing is
         added to the diagonal: the message names the example and what to do.
     """
-    given = gram
+    given, precisions = gram, (gram, cross, diagonal)
     gram = gram_matrix("gram", gram)
     size = len(gram)
     targets = real_array("targets", targets, ndim=(1, 2))
@@ -163,9 +163,7 @@ def interpolation_path(gram, targets, cross=None, diagonal=None) -> Interpolatio
     cross_factor = solve(cross.T).T
     if diagonal is not None:
         explained = np.einsum("ij,ij->i", cross_factor, cross_factor)
-        unit = max(
-            np.finfo(getattr(array, "dtype", np.float64)).eps for array in (given, cross, diagonal) if _floating(array)
-        )
+        unit = max(np.finfo(getattr(array, "dtype", np.float64)).eps for array in precisions if _floating(array))
         tolerance = float(np.clip(10 * unit / conditioning, 1e-6, 1e-2))  # how far rounding can put `explained` off
         diagonal = kernel_diagonal("diagonal", diagonal, len(cross), explained, tolerance)
     return InterpolationPath(factor, coefficients, cross_factor, diagonal)

@@ -127,3 +127,18 @@ def test_a_bound_never_gets_smaller_on_bad_input():
             interpolation_path(gram, task.teacher(x), cross, wrong)
     with pytest.raises(ValueError, match="squared_norm"):
         bounds.power_function_bound(path, teacher, np.nan, n=[6])
+
+
+def test_an_angle_needs_a_norm_that_r1_allows():
+    path = interpolation_path(np.eye(3), [1.0, 1.0, 1.0])
+    assert np.allclose(np.cos(bounds.transfer_angle(path, 4.0)), np.sqrt([1, 2, 3]) / 2)
+    with pytest.raises(ValueError, match="below"):
+        bounds.transfer_angle(path, 2.0)
+    with pytest.raises(ValueError, match="one scalar teacher"):
+        bounds.transfer_angle(interpolation_path(np.eye(3), np.ones((3, 2))), 4.0)
+
+
+@pytest.mark.parametrize("terms", [dict(cosines=((5, 1.0),)), dict(cosines=(), sines=((1, 1.0), (1, 2.0)))])
+def test_the_circle_s_teacher_must_be_in_the_student_s_space(terms):
+    with pytest.raises(ValueError, match="cosines|sines"):
+        CircleTask(frequencies=4, decay=1.0, **terms)

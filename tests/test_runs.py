@@ -71,6 +71,8 @@ def test_a_run_that_has_ended_is_read(made, loaded, monkeypatch):
     assert again.row == teacher.row
     with pytest.raises(pytest.fail.Exception):
         runs.run(*arguments, keep=[0.25])
+    with pytest.raises(ValueError, match="float32"):
+        runs.run(*arguments[:3], Recipe(**RECIPE, precision="float64"), folder)
 
 
 def test_complexity_along_a_training(made, loaded):

@@ -175,6 +175,9 @@ def test_cached_logits_are_looked_up_by_example(tmp_path):
         trained(tmp_path / "no", augmented, teacher=CachedLogits(index, logits), index=index)
     with pytest.raises(ValueError, match="no cached logits for 1 examples"):
         trained(tmp_path / "no", SOFT, teacher=CachedLogits(index[1:], logits[1:]), index=index)
+    for wrong in (index[:5], index.astype(float)):
+        with pytest.raises(ValueError, match="index must hold one integer"):
+            trained(tmp_path / "no", SOFT, teacher=CachedLogits(index, logits), index=wrong)
     with pytest.raises(ValueError, match="twice"):
         CachedLogits(np.zeros(2, int), logits[:2])
     with pytest.raises(ValueError, match="finite"):

@@ -8,10 +8,11 @@ from kdlib.tools.provenance import ROOT
 CODE = """
 import sys
 
+OTHERS = "jax jaxlib flax optax neural_tangents matplotlib PIL pooch requests tqdm yaml".split()
+
 class NotInstalled:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("jax", "jaxlib", "flax", "optax", "neural_tangents", "matplotlib", "PIL", "pooch",
-        "yaml"):
+        if name.split(".")[0] in OTHERS:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, NotInstalled())

@@ -1,14 +1,16 @@
 """Keep finished trainings over a change of code that has no effect on them: `make accept SCALE=...`.
 
-One training of each kind (network, way of supervision) is repeated with today's code. If every checkpoint and every
-mean loss comes out the same to the bit, all finished trainings of that kind are kept: their folders are renamed to what
-today's code asks for, and their rows name both hashes, `code` (today's) and `trained_with`. A kind that comes out
-differently is left alone, with all that it taught; it will be trained again.
+One training of each kind is repeated with today's code; a kind is all trainings with the same network, way of
+supervision, recipe (with its loss) and images, whatever their seed. If every checkpoint and every mean loss comes out
+the same to the bit, all finished trainings of that kind are kept: their folders are renamed to what today's code asks
+for, and their rows name both hashes, `code` (today's) and `trained_with`. A kind that comes out differently is not
+kept, nor are its students: `make reproduce` trains them again.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import sys
 import tempfile
@@ -22,14 +24,12 @@ from kdlib.experiments import runs
 from kdlib.labels.loss import DistillationLoss
 from kdlib.tools.files import write_whole
 from kdlib.tools.provenance import ROOT, code_hash
-from kdlib.training import networks
 from kdlib.training.checkpoints import SavedCheckpoints
-from kdlib.training.loop import train
+from kdlib.training.loop import Trained, train
 from kdlib.training.recipe import Recipe
-from kdlib.training.teacher import Teacher
 from workflow import plan
 
-Kind = tuple[str, str, str]  # role, network, method
+Kind = tuple[str, str, str, str]  # role, network, method, and what else was asked for, but the seed, as JSON
 
 
 def accept(folder: Path, load: Callable[[dict[str, Any]], runs.LoadedTask]) -> dict[Kind, tuple[int, int]]:
@@ -44,7 +44,7 @@ def accept(folder: Path, load: Callable[[dict[str, Any]], runs.LoadedTask]) -> d
 
     Returns
     -------
-    `{kind: (runs kept, runs left alone)}`.
+    `{kind: (runs kept, runs not kept)}`.
     """
     today = code_hash(runs.CODE)
     found = [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*/run.json")]
@@ -53,12 +53,12 @@ def accept(folder: Path, load: Callable[[dict[str, Any]], runs.LoadedTask]) -> d
         for entry in found
         if entry[1]["asked"]["code"] != today and entry[1]["asked"]["versions"] == runs.versions()
     ]
-    old.sort(key=lambda entry: _depth(entry[1]["asked"], found))  # a teacher before its students
+    old.sort(key=lambda entry: (_depth(entry[1]["asked"], found), entry[0].name))  # a teacher before its students
     names = {place.name: place.name for place, content in found if content["asked"]["code"] == today}
     same: dict[Kind, bool] = {}
     kept: dict[Kind, tuple[int, int]] = {}
     for place, content in old:
-        kind = (content["row"]["role"], content["row"]["network"], content["row"]["method"])
+        kind = _kind(content)
         teacher, _, stage = content["asked"]["teacher"].partition("@")
         if (not teacher or teacher in names) and kind not in same:
             same[kind] = _repeats(place, content, folder / names.get(teacher, ""), stage, load)
@@ -70,6 +70,13 @@ def accept(folder: Path, load: Callable[[dict[str, Any]], runs.LoadedTask]) -> d
     return kept
 
 
+def _kind(content: dict[str, Any]) -> Kind:
+    row, asked = content["row"], content["asked"]
+    recipe = {name: value for name, value in asked["recipe"].items() if name != "seed"}
+    rest = {"recipe": recipe, "task": asked["task"], "data": asked["data"], "keep": asked["keep"]}
+    return row["role"], row["network"], row["method"], json.dumps(rest, sort_keys=True)
+
+
 def _depth(asked: dict[str, Any], found: list[tuple[Path, dict[str, Any]]]) -> int:
     """How many teachers stand behind a run."""
     teacher = asked["teacher"].partition("@")[0]
@@ -78,59 +85,49 @@ def _depth(asked: dict[str, Any], found: list[tuple[Path, dict[str, Any]]]) -> i
 
 
 def _repeats(
-    place: Path,
-    content: dict[str, Any],
-    teacher_place: Path,
-    stage: str,
-    load: Callable[[dict[str, Any]], runs.LoadedTask],
+    place: Path, content: dict[str, Any], teacher: Path, stage: str, load: Callable[[dict[str, Any]], runs.LoadedTask]
 ) -> bool:
     """Whether today's code trains this run to the same bits."""
     asked = content["asked"]
     loaded = load(asked["task"])
     fields = asked["recipe"]
     recipe = Recipe(**{**fields, "loss": DistillationLoss(**fields["loss"]) if fields["loss"] else None})
-    classes, shape = len(loaded.dataset.classes), loaded.dataset.train.images[:1].shape
-    module = networks.named(asked["network"], classes)
-    teacher = _teacher(teacher_place, stage, classes, shape) if stage else None
+    before = runs.read_finished(place, loaded.dataset).trained
+    supervisor = runs.teacher_at(runs.read_finished(teacher, loaded.dataset).trained, stage) if stage else None
     print(f"{place.name}: repeating", flush=True)
     with tempfile.TemporaryDirectory() as again:
-        trained = train(
-            module,
-            recipe,
-            loaded.dataset.train.images,
-            loaded.labels,
-            folder=again,
-            teacher=teacher,
-            keep=asked["keep"],
-        )
-        before = SavedCheckpoints(module, place / "checkpoints", tuple(content["steps"]), shape)
-        after = SavedCheckpoints(module, Path(again) / "checkpoints", trained.steps, shape)
+        images, labels = loaded.dataset.train.images, loaded.labels
+        after = train(before.network, recipe, images, labels, folder=again, teacher=supervisor, keep=asked["keep"])
+        paths = [(_file(before, step), _file(after, step)) for step in before.steps]
         return (
             before.steps == after.steps
-            and np.array_equal(trained.history, content["history"])
-            and all(before.path(step).read_bytes() == after.path(step).read_bytes() for step in before.steps)
+            and np.array_equal(before.history, after.history)
+            and all(first.read_bytes() == second.read_bytes() for first, second in paths)
         )
 
 
-def _teacher(place: Path, stage: str, classes: int, shape: tuple[int, ...]) -> Teacher:
-    content = json.loads((place / "run.json").read_text(encoding="utf-8"))
-    module = networks.named(content["asked"]["network"], classes)
-    steps = [step for step in content["steps"] if step]
-    checkpoints = SavedCheckpoints(module, place / "checkpoints", tuple(content["steps"]), shape)
-    if stage == "all":
-        return Teacher(module, tuple((step / steps[-1], checkpoints[step]) for step in steps))
-    return Teacher(module, ((1.0, checkpoints[int(stage)]),))
+def _file(trained: Trained, step: int) -> Path:
+    assert isinstance(trained.checkpoints, SavedCheckpoints)
+    return trained.checkpoints.path(step)
 
 
 def _rename(place: Path, content: dict[str, Any], today: str, teacher: str) -> str:
-    """Give a run the folder that today's code asks for; return its new name."""
+    """Give a run the folder that today's code asks for; return its new name.
+
+    The folder is renamed before its record is: killed in between, `run` still finds it, and the next call ends the
+    work.
+    """
     asked = {**content["asked"], "code": today, "teacher": teacher}
     name = f"{place.name.rpartition('-')[0]}-{runs.mark(asked)}"
-    if place.with_name(name).exists():  # trained again already
-        return name
+    new = place.with_name(name)
+    if new != place:
+        if new.exists():  # trained again already
+            return name
+        with open(place / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # not while somebody reads it
+            place.rename(new)
     row = {**content["row"], "run": name, "teacher": teacher, "code": today}
-    write_whole(place / "run.json", json.dumps({**content, "asked": asked, "row": row}, indent=1))
-    place.rename(place.with_name(name))
+    write_whole(new / "run.json", json.dumps({**content, "asked": asked, "row": row}, indent=1))
     return name
 
 
@@ -150,5 +147,5 @@ if __name__ == "__main__":
     results = accept(ROOT / "_build" / options.scale / "runs", load)
     if not results:
         sys.exit(f"no finished training of the scale {options.scale!r} is of other code and the same packages")
-    for (role, network, method), (kept, left) in results.items():
-        print(f"{role:<8}{network:<22}{method:<14} kept {kept}, left alone {left}")
+    for (role, network, method, rest), (kept, left) in results.items():
+        print(f"{role:<8}{network:<22}{method:<14}{json.loads(rest)['recipe']['loss'] or ''} kept {kept}, not {left}")

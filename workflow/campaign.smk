@@ -8,7 +8,7 @@ NODES = {(node.kind, node.key): node for node in plan.nodes(CAMPAIGN, PLACES)}
 GPU = "--gpu" if "cuda" in LOCK else ""
 HERE = f"_build/{CAMPAIGN}/campaign"
 
-for kind, page in plan.NOTEBOOKS.items():  # a node is not run again because what its notebook shows is drawn otherwise
+for kind, page in plan.NOTEBOOKS.items():  # a node is not run again when only its plots change
     computed = keys.key(keys.notebook_of(page), LOCK, starts=(plan.COMPUTED_BY[kind],))
     keys.keep(f"_build/{CAMPAIGN}/keys/{kind}.json", computed)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import papermill
 
+from kdlib.tools.files import write_whole
 from workflow import slots
 
 
@@ -54,7 +55,7 @@ def execute(notebook: Path, output: Path, key: dict) -> float:
             f"{notebook} failed in cell {error.cell_index}: {error.ename}: {error.evalue}\nsee {failed}"
         ) from None
     partial.replace(output)
-    kept.write_text(json.dumps(key, indent=1))
+    write_whole(kept, json.dumps(key, indent=1))
     return executed.metadata.papermill.duration
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from jsonschema import Draft202012Validator
 
+from kdlib.tools.files import write_whole
 from workflow import keys
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,8 +126,7 @@ def save_places(scale: str, entries: list[str]) -> dict[str, str]:
         latest = max((file.stat().st_mtime for file in files), default=0)
         places[name], states[name] = str(where), f"{len(files)} files, the newest of {latest}"
     kept = ROOT / "_build" / scale / "places.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"places": places, "states": states}))
+    write_whole(kept, json.dumps({"places": places, "states": states}))
     return places
 
 

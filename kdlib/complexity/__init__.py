@@ -1,4 +1,4 @@
-"""How hard supervision is for a student: supervision complexity (section 6), data inefficiency (section 4)."""
+"""How hard supervision is for a student: supervision complexity, data inefficiency."""
 
 from kdlib.complexity.certified import CertifiedComplexity, certified_supervision_complexity
 from kdlib.complexity.inefficiency import (

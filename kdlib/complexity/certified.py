@@ -8,6 +8,7 @@ computed anew at the end, and the interval widened by what the products may have
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from kdlib.tools.arrays import integer, number, real_array
 from kdlib.tools.files import write_whole
@@ -141,12 +141,12 @@ def certified_supervision_complexity(
     else:  # the Gauss-Radau recurrence goes on with the node it has begun with
         preconditioner = preconditioner._replace(theta=state.theta)
         count.products += state.products
-    bar = tqdm(total=max_iterations, initial=state.k, desc="conjugate gradients", disable=not progress)
     reason: Reason = "iterations"
-    with bar:
+    with _bar(max_iterations, state.k, progress) as bar:
         while state.rz > 0:
             width = state.radau * state.rz if floor > 0 else state.rz * preconditioner.sigma / norm
-            bar.set_postfix_str(f"relative width {width / (state.gauss + width):.1e}")
+            if bar is not None:
+                bar.set_postfix_str(f"relative width {width / (state.gauss + width):.1e}")
             lost = rounding * norm * (state.x @ state.x)
             if width <= tolerance * state.gauss:
                 reason = "tolerance"
@@ -157,7 +157,8 @@ def certified_supervision_complexity(
             if state.k >= max_iterations:
                 break
             state = _step(state, count, preconditioner)
-            bar.update()
+            if bar is not None:
+                bar.update()
             if checkpoint and state.k % 10 == 0:
                 _save(checkpoint, y, norm, asked, state._replace(products=count.products))
     if checkpoint:
@@ -169,6 +170,15 @@ def certified_supervision_complexity(
         reason = "rounding"
     trace = getattr(operator, "trace", None)
     return CertifiedComplexity(lower, upper, widening, state.k, count.products, reason, trace, examples, ridge)
+
+
+def _bar(total: int, done: int, progress: bool) -> Any:
+    """A progress bar, or nothing: tqdm is asked for only where one is wanted."""
+    if not progress:
+        return contextlib.nullcontext()
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=done, desc="conjugate gradients")
 
 
 class _Counted:

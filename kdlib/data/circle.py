@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdlib.tools.arrays import integer, number
+
 
 @dataclass(frozen=True)
 class CircleTask:
@@ -26,6 +28,14 @@ class CircleTask:
     decay: float
     cosines: tuple[tuple[int, float], ...] = ((5, 0.5),)
     sines: tuple[tuple[int, float], ...] = ((1, 2.0), (3, 1.0))
+
+    def __post_init__(self):
+        integer("frequencies", self.frequencies, least=1)
+        number("decay", self.decay)
+        for name in ("cosines", "sines"):
+            ks = [integer(f"a frequency of {name}", k, least=1, most=self.frequencies) for k, _ in getattr(self, name)]
+            if len(set(ks)) < len(ks):
+                raise ValueError(f"{name} must name each frequency once, not {ks}")
 
     def sample(self, n, seed):
         """`(n,)` angles, independent and uniform."""

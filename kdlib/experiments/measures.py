@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-from kdlib.tools.arrays import gram_matrix, logits_and_labels, real_array
+from kdlib.tools.arrays import gram_matrix, integer, logits_and_labels, real_array
 
 
 def margins(logits, labels) -> np.ndarray:
@@ -20,6 +20,7 @@ def margins(logits, labels) -> np.ndarray:
 def calibration_error(logits, labels, *, bins: int = 15) -> float:
     """Expected calibration error: mean distance of confidence and accuracy, over equal bins of confidence."""
     logits, labels = _checked(logits, labels)
+    bins = integer("bins", bins, least=1)
     probabilities = softmax(logits, axis=1)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     place = np.minimum((confidence * bins).astype(int), bins - 1)

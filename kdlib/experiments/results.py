@@ -179,7 +179,7 @@ def paired(
 def _value(column: str, text: str) -> float | str | None:
     if text == "":
         return None
-    if column in ("run", "teacher", "code", "kdlib", "data_sha256"):  # hashes can look like numbers
+    if column in ("run", "teacher", "code", "trained_with", "kdlib", "data_sha256"):  # hashes can look like numbers
         return text
     try:
         return float(text)

@@ -108,6 +108,8 @@ def run(
     columns
         more columns for the row.
     """
+    if recipe.remove_initial or recipe.precision == "float64":
+        raise ValueError("runs are read back without f_0 and in float32: train with `kdlib.training.train` instead")
     dataset, module = loaded.dataset, networks.named(network, len(loaded.dataset.classes))
     asked = {
         "task": loaded.task.columns, "data": dataset.sha256, "network": network, "recipe": asdict(recipe),
@@ -136,13 +138,17 @@ def run(
             content = {"asked": asked, "row": row, "steps": list(trained.steps), "history": trained.history.tolist()}
             write_whole(record, json.dumps(content, indent=1))
             (place / "state.msgpack").unlink(missing_ok=True)
-    content = json.loads(record.read_text(encoding="utf-8"))
-    shape = dataset.train.images[:1].shape
-    trained = Trained(
-        module, SavedCheckpoints(module, place / "checkpoints", tuple(content["steps"]), shape),
-        np.array(content["history"]), content["row"]["seconds"], content["row"]["images_per_second"], folder=place,
-    )  # fmt: skip
-    return Finished(trained, content["row"])
+    return read_finished(place, dataset)
+
+
+def read_finished(place: Path, dataset: Dataset) -> Finished:
+    """A run that has ended, from its folder; `dataset` is what it was trained on."""
+    content = json.loads((place / "run.json").read_text(encoding="utf-8"))
+    row, shape = content["row"], dataset.train.images[:1].shape
+    module = networks.named(content["asked"]["network"], len(dataset.classes))
+    checkpoints = SavedCheckpoints(module, place / "checkpoints", tuple(content["steps"]), shape)
+    history = np.array(content["history"])
+    return Finished(Trained(module, checkpoints, history, row["seconds"], row["images_per_second"], folder=place), row)
 
 
 def mark(asked: dict[str, Any]) -> str:
@@ -185,15 +191,22 @@ def supervision(
         if baseline is None:
             raise ValueError('method "self" needs the student\'s own baseline')
         source = baseline
-    trained, steps = source.trained, [step for step in source.trained.steps if step]
     if method == "online":
-        stages = tuple((step / steps[-1], trained.variables(step)) for step in steps)
-        return Teacher(trained.network, stages), f"{source.row['run']}@all", None
-    step = steps[-1]
+        return teacher_at(source.trained, "all"), f"{source.row['run']}@all", None
+    step = source.trained.steps[-1]
     if method == "early-stopped":
         images, labels = dataset.validation.images, dataset.validation.labels
-        step = min(steps, key=lambda step: evaluation(trained.logits(images, step), labels)["cross_entropy"])
-    return Teacher(trained.network, ((1.0, trained.variables(step)),)), f"{source.row['run']}@{step}", step
+        loss = lambda step: evaluation(source.trained.logits(images, step), labels)["cross_entropy"]
+        step = min((step for step in source.trained.steps if step), key=loss)
+    return teacher_at(source.trained, str(step)), f"{source.row['run']}@{step}", step
+
+
+def teacher_at(trained: Trained, stage: str) -> Teacher:
+    """The teacher that a run's id ends in: `@<step>`, one checkpoint; `@all`, each but the first, stage by stage."""
+    if stage != "all":
+        return Teacher(trained.network, ((1.0, trained.variables(int(stage))),))
+    steps = [step for step in trained.steps if step]
+    return Teacher(trained.network, tuple((step / steps[-1], trained.variables(step)) for step in steps))
 
 
 def students(

@@ -77,6 +77,9 @@ def train_wide(
     """
     x, x_held = np.asarray(inputs, np.float64), np.asarray(held_out, np.float64)
     teacher, signs = logits_and_labels(real_array("teacher_logits", teacher_logits, ndim=1), labels)
+    seed = integer("seed", seed, least=0)
+    if kernel_inputs is not None:
+        kernel_inputs = integer("kernel_inputs", kernel_inputs, least=0, most=len(x_held))
     steps, network = integer("steps", steps, least=1), NTKParametrised(architecture, width, output_scale)
     initial = network.init(jax.random.key(seed), x[:1])
     curvature = float(_largest_eigenvalue(network, initial, jnp.asarray(x))) * loss.largest_curvature

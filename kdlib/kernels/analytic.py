@@ -91,7 +91,7 @@ def analytic_ntk(
     architecture: FullyConnected | Convolutional, x1: Any, x2: Any = None, *, normalised: bool = False,
     block: int | None = None, dtype: Any = np.float64, progress: bool = True,
 ) -> np.ndarray:  # fmt: skip
-    """The infinite-width NTK `k(x1, x2)` of a scalar-output network (the kernel of section 0).
+    """The infinite-width NTK `k(x1, x2)` of a scalar-output network.
 
     With `C` outputs the full kernel is `k (x) I_C`, so the scalar one is all there is to compute.
 

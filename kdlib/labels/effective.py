@@ -49,7 +49,7 @@ def effective_logits(
 
 
 def minimiser(loss: DistillationLoss, teacher_logits, labels) -> np.ndarray:
-    """The effective logits of a `DistillationLoss` (E1): see `effective_logits`."""
+    """The effective logits of a `DistillationLoss` (E1), where its `gradient` is zero: see `effective_logits`."""
     logits, labels = logits_and_labels(teacher_logits, labels)
     _has_minimiser(loss)
     if loss.soft_ratio == 1.0:

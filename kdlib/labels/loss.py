@@ -23,7 +23,7 @@ Array = Any  # a NumPy array, or a JAX array where it was given one
 
 @dataclass(frozen=True)
 class DistillationLoss:
-    """The loss and its gradient. Checked once, here; hashable, so that it can stand for the loss it describes.
+    """The loss and its gradient. Checked once, here; hashable, so it can be a dictionary key or a static argument.
 
     Attributes
     ----------

@@ -11,7 +11,8 @@ that fails, or whose twin does not, stops the notebook::
                  twin=Twin("the teacher is outside the space", measured=risk_2, reference=bound_2))
 
 Each call adds to the chapter's JSON file in the records folder and returns a `Record`, which a notebook shows as a
-card. A new `Ledger` begins the chapter's file anew, so no check that a notebook no longer makes survives there.
+card. The first check of a new `Ledger` begins the chapter's file anew, so no check that a notebook no longer makes
+survives there.
 """
 
 from __future__ import annotations
@@ -214,7 +215,7 @@ class Ledger:
 def read_records(folder: str | Path | None = None) -> list[Record]:
     """All records of a folder, in the order of the statements."""
     order = list(STATEMENTS)
-    paths = sorted(Path(folder or records_folder()).glob("*.json"))
+    paths = [path for path in sorted(Path(folder or records_folder()).glob("*.json")) if path.stem in chapters()]
     records = [Record(**entry) for path in paths for entry in json.loads(path.read_text(encoding="utf-8"))]
     places = list(chapters())
     return sorted(records, key=lambda record: (order.index(record.id), places.index(record.chapter), record.title))

@@ -39,7 +39,8 @@ def claim_verdict(claim: Claim, records: list[Record]) -> str:
     failed = [record for record in checks if not record.passed]
     empirical = [record for record in checks if record.kind == "observation"]
     if failed:
-        return NOT_REPRODUCED if len(failed) == len(empirical) else CONDITIONAL
+        against = [record for record in empirical if not record.passed]
+        return NOT_REPRODUCED if len(against) == len(empirical) else CONDITIONAL
     return "; ".join(text for kind, text in VERDICTS.items() if any(record.kind == kind for record in checks))
 
 

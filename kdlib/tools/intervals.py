@@ -27,8 +27,8 @@ def mean_interval(values, delta: float = 0.05) -> tuple[float, float]:
     Parameters
     ----------
     values
-        `(seeds,)`; or `(cases, seeds)`, where both which cases and which seeds were drawn is left to chance: the
-        variance of the mean is then the sum of what the means by seed and the means by case show.
+        `(seeds,)`; or `(cases, seeds)`, where cases and seeds are both random draws: the variance of the mean is then
+        the sum of what the means by seed and the means by case show.
     """
     delta = number("delta", delta, above=0, below=1)
     values = real_array("values", values, ndim=(1, 2))

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy", "scipy")
+PACKAGES = ("jax", "jaxlib", "neural-tangents", "numpy", "scipy")
 
 
 def device_name() -> str:
@@ -36,7 +36,7 @@ def provenance(start: str | Path = "kdlib") -> dict[str, str]:
     Packages that are not installed are left out.
     """
     versions = {}
-    for name in PACKAGES[:2] + PACKAGES[4:]:
+    for name in PACKAGES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -71,8 +71,10 @@ def reached(*starts: str | Path) -> list[Path]:
         if path.suffix == ".ipynb":
             found.add(path.resolve())
             waiting += _imports(path.resolve(), "")
-        else:
+        elif _file_of(str(start)):
             waiting.append(f"{start}:*")
+        else:
+            raise ValueError(f"no module or notebook {str(start)!r}: nothing would ever be out of date")
     seen = set()
     while waiting:
         wanted = waiting.pop()

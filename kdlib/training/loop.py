@@ -26,7 +26,7 @@ import optax
 from flax import serialization
 from tqdm import tqdm
 
-from kdlib.tools.arrays import class_labels, sign_labels
+from kdlib.tools.arrays import class_labels, number, sign_labels
 from kdlib.tools.files import write_whole
 from kdlib.training.checkpoints import SavedCheckpoints
 from kdlib.training.networks import Network, apply_in_blocks
@@ -52,8 +52,7 @@ class Trained:
         of the last process, from its first step on (so without compilation, but with saving and a teacher's passes over
         all images at each stage); NaN if it took fewer than two steps.
     initial
-        the variables at initialisation if their outputs are removed from all others (`Recipe.remove_initial`), else
-        None.
+        kept only with `Recipe.remove_initial`: the variables at initialisation, whose outputs are subtracted.
     dtype
         in which outputs are computed.
     folder
@@ -112,7 +111,8 @@ def train(
     Parameters
     ----------
     network
-        a module of `kdlib.training.networks`, or anything with their `init` and `apply`.
+        a module of `kdlib.training.networks`, or anything with their `init` and `apply` that is hashable and whose
+        `repr` says what it is: by them a compiled step and a state are recognised.
     recipe
         how. With a `loss` there must be a teacher, without none.
     inputs, labels
@@ -148,6 +148,9 @@ def train(
     variables = _initial_variables(network, recipe, inputs)
     labels = _fitting_labels(network, variables, inputs, labels)
     index = np.arange(len(inputs)) if index is None else np.asarray(index)
+    if index.dtype.kind not in "iu" or index.shape != (len(inputs),):
+        raise ValueError(f"index must hold one integer for each input, not {index.dtype} of shape {index.shape}")
+    save_every = number("save_every", save_every, least=0)
     supervision = Supervision(teacher, inputs, index, recipe.augment)
     if (teacher is None) != (recipe.loss is None):
         raise ValueError("a teacher needs a recipe with a `loss`, and a `loss` needs a teacher")
@@ -284,6 +287,10 @@ def _fitting_inputs(inputs: Any, labels: Any, recipe: Recipe, dtype: Any) -> np.
 
 def _initial_variables(network: Network, recipe: Recipe, inputs: np.ndarray) -> Any:
     variables = network.init(jax.random.key(recipe.seed), jnp.asarray(inputs[:1]))
+    if unknown := sorted(set(variables) - {"params", "batch_stats"}):
+        raise ValueError(
+            f"the network has variables {unknown}, which no step would keep: only params and batch_stats are"
+        )
     if recipe.precision != "float64":
         return variables
     return jax.tree.map(lambda v: v.astype(np.float64) if jnp.issubdtype(v.dtype, jnp.floating) else v, variables)

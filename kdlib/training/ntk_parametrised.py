@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from kdlib.tools.arrays import integer, number
+
 
 class Architecture(Protocol):
     """What is asked of an architecture, `kdlib.kernels.FullyConnected` or `Convolutional`: a neural-tangents triple."""
@@ -39,6 +41,10 @@ class NTKParametrised:
     architecture: Architecture
     width: int
     output_scale: float = 1.0
+
+    def __post_init__(self):
+        integer("width", self.width, least=1)
+        number("output_scale", self.output_scale)
 
     def init(self, key: Any, inputs: Any, /) -> dict[str, Any]:
         """`{"params": weights}`, standard normal, float64."""

@@ -32,8 +32,8 @@ class Recipe:
     remove_initial
         subtract the outputs at initialisation, `f_0`, so that the network starts from zero (C2).
     precision
-        of parameters and arithmetic: "float32", "float64", or "bfloat16" for the layers' arithmetic (parameters,
-        statistics and loss stay in float32).
+        of parameters and arithmetic: "float32", "float64", or "bfloat16" for the layers' arithmetic (parameters and
+        statistics stay in float32). A `loss` is computed in float64, the labels' cross-entropy in that of the outputs.
     seed
         of the initial weights, the order of the examples and the augmentation.
 
@@ -57,12 +57,16 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        number("epochs", self.epochs, above=0)
-        integer("batch_size", self.batch_size, least=1)
-        number("learning_rate", self.learning_rate, above=0)
-        number("weight_decay", self.weight_decay, least=0)
-        number("momentum", self.momentum, least=0, below=1)
-        integer("seed", self.seed, least=0)
+        checked = {
+            "epochs": number("epochs", self.epochs, above=0),
+            "batch_size": integer("batch_size", self.batch_size, least=1),
+            "learning_rate": number("learning_rate", self.learning_rate, above=0),
+            "weight_decay": number("weight_decay", self.weight_decay, least=0),
+            "momentum": number("momentum", self.momentum, least=0, below=1),
+            "seed": integer("seed", self.seed, least=0),
+        }
+        for name, value in checked.items():  # 12 and 12.0 are the same recipe
+            object.__setattr__(self, name, value)
         choice("schedule", self.schedule, ("cosine", "constant"))
         choice("optimiser", self.optimiser, ("sgd", "adam"))
         choice("augment", self.augment, ("none", "crop-flip"))

@@ -1,4 +1,6 @@
-"""Who supervises a student: a network, stage by stage, or logits from anywhere; and what of it enters a step."""
+"""Who supervises a student: a network, stage by stage, or logits from anywhere; and what the training step receives
+from it.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,8 @@ class Supervision:
                 if self.in_step is not None:
                     self._now = jax.device_put(variables)
                 else:
-                    self._now = jnp.asarray(apply_in_blocks(self.teacher.network, variables, self._inputs))
+                    logits = apply_in_blocks(self.teacher.network, variables, self._inputs, dtype=self._inputs.dtype)
+                    self._now = jnp.asarray(logits)
         return self._now
 
     def fingerprint(self) -> str:
