@@ -152,6 +152,7 @@ def test_misuse_is_refused():
         certified_supervision_complexity(lambda v: np.r_[v[:10], -v[10:]], y, progress=False)
 
 
+@pytest.mark.slow
 def test_a_finite_network_without_its_gram():
     x = np.random.default_rng(0).normal(size=(60, 5, 5, 1))
     network = Perceptron((64,), 3)

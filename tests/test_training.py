@@ -49,6 +49,7 @@ def good_teacher(images):
     return train(SmallConvolutional(), recipe, images.train.images, images.train.labels, keep=(0, 20 / 748, 200 / 748))
 
 
+@pytest.mark.slow
 def test_the_teacher_of_the_chapter_on_teachers_is_a_good_one(images, good_teacher):
     accuracy = [
         np.mean(good_teacher.logits(images.test.images, s).argmax(1) == images.test.labels) for s in good_teacher.steps
@@ -69,6 +70,7 @@ def test_a_seed_fixes_the_training(images):
     assert np.abs(logits(3) - logits(4)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_distillation_ends_at_the_effective_logits(images, good_teacher):
     """C1 for a network that can fit its few images: the minimiser of the loss is E1's, one example at a time."""
     x, y = images.train.images[:40], images.train.labels[:40]
@@ -94,6 +96,7 @@ def test_binary_networks_in_ntk_parametrisation_learn():
     assert np.mean(logits * images.test.signs > 0) > 0.95
 
 
+@pytest.mark.slow
 def test_convolutional_networks_in_ntk_parametrisation_take_images():
     network = NTKParametrised(Convolutional(pooling="average"), width=8)
     signs = np.where(LABELS > 0, 1, -1)
@@ -129,6 +132,7 @@ def test_one_step_follows_the_closed_form_gradient(tmp_path, loss):
     assert not np.allclose(moved, 1.9 * gradient[::-1], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_teacher_sees_the_student_s_augmented_batch(tmp_path):
     """A student that starts as its teacher, on soft labels at T = 1, stays where it is: only on the same batch."""
     recipe = Recipe(epochs=2, batch_size=16, weight_decay=0.0, augment="crop-flip", loss=DistillationLoss(1.0), seed=5)
@@ -199,7 +203,11 @@ def test_stages_follow_each_other(tmp_path):
 # ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("network", [NETWORK, ResNet(1, 4, outputs=3)], ids=["plain", "with statistics"])
+@pytest.mark.parametrize(
+    "network",
+    [NETWORK, pytest.param(ResNet(1, 4, outputs=3), marks=pytest.mark.slow)],
+    ids=["plain", "with statistics"],
+)
 def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, network):
     recipe = dataclasses.replace(QUICK, augment="crop-flip")
     whole = trained(tmp_path / "whole", recipe, network, keep=[0, 0.5])
@@ -226,6 +234,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, networ
         trained(tmp_path / "killed", dataclasses.replace(recipe, seed=1), network, keep=[0, 0.5])
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_parameters_and_statistics_in_single(tmp_path):
     network = ResNet(1, 4, outputs=3)
     run = trained(tmp_path, dataclasses.replace(QUICK, precision="bfloat16"), network)

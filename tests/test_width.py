@@ -44,6 +44,7 @@ def test_a_wide_student_is_the_infinite_one(problem):
     assert student.parameters == 12 * 4096 + 4096 + 4096 + 1
 
 
+@pytest.mark.slow
 def test_what_keeps_a_student_away_from_it(problem):
     far = distance(problem)[2]
     assert distance(problem, remove_initial=False)[2] > 3 * far  # a random function stays in
@@ -53,6 +54,7 @@ def test_what_keeps_a_student_away_from_it(problem):
     assert drift(moved) > 3 * drift(still)  # mean-field scaling
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_it_and_kernels_are_optional(problem):
     first, second = (distance(problem, width=32, steps=50)[0] for _ in range(2))
     np.testing.assert_array_equal(first.held_out, second.held_out)
