@@ -30,8 +30,8 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 PYTEST := KDLIB_RECORDS="$(CURDIR)/_build/test-records" KDLIB_LOCK=$(LOCK) python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := book
-.PHONY: help book chapter check types test test-cluster reproduce accept environment outputs results browser lint notebook-diffs \
-  benchmark benchmark-ntk benchmark-bfloat16 certified lock clean
+.PHONY: help book chapter check types test test-cluster reproduce accept environment torch outputs results browser lint notebook-diffs \
+  benchmark benchmark-ntk benchmark-engines benchmark-bfloat16 certified lock clean
 
 help: ## this list
 	@echo "make TARGET [OPTION=VALUE ...]"; echo
@@ -84,6 +84,10 @@ $(VENV)/.installed: $(LOCK) pyproject.toml
 	fi
 	@touch $@
 
+torch: environment ## PyTorch on the CPU, for train(engine="torch") (the environment works without it)
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PYTHON) -m pip --python $(BIN)/python install --quiet -r requirements/torch.txt
+	@$(BIN)/python -c 'import torch; print("PyTorch", torch.__version__)'
+
 browser: environment ## a browser for the tests of the rendered pages
 	@python tests/browser.py --install
 
@@ -111,6 +115,9 @@ benchmark-ntk: environment ## the NTK engine against its peers
 
 certified: environment ## certified complexities at sizes where the Gram does not fit (20 minutes on two cores)
 	@python benchmarks/certified.py
+
+benchmark-engines: torch ## training by JAX and by PyTorch, side by side
+	@python benchmarks/engines.py
 
 benchmark-bfloat16: environment ## kernels in bfloat16 arithmetic
 	@python benchmarks/bfloat16.py

@@ -19,16 +19,16 @@ from path_over_n import processor
 from tqdm import tqdm
 
 from kdlib.tools.provenance import device_name, provenance
-from kdlib.training.loop import compiled_step
 from kdlib.training.networks import named
 from kdlib.training.recipe import Recipe
+from kdlib.training.step import compiled_step
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "training_peers.json"
 
 
 def trainer(name, batch, images, labels):
-    """`f(steps)`: trains that many steps of `kdlib.training.loop` and waits for the end."""
+    """`f(steps)`: trains that many steps of `kdlib.training.step` and waits for the end."""
     network = named(name, 10)
     step_once, optimiser = compiled_step(network, Recipe(batch_size=batch))
     variables = network.init(jax.random.key(0), images[:1])

@@ -19,11 +19,6 @@ from kdlib.training.networks import LeNet, Perceptron, ResNet, SmallConvolutiona
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 class Depthwise(nn.Module):
     """Layers outside the structured set: grouped, dilated and transposed convolutions, a weight used twice, a norm."""
 

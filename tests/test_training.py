@@ -12,6 +12,7 @@ from kdlib.kernels import Convolutional, FullyConnected
 from kdlib.labels import DistillationLoss, minimiser
 from kdlib.training import CachedLogits, NTKParametrised, Recipe, Teacher, loop, read_variables, train
 from kdlib.training.networks import NETWORKS, Perceptron, ResNet, SmallConvolutional, apply_in_blocks, named
+from kdlib.training.step import augmented, compiled_step
 
 draw = np.random.default_rng(0)
 IMAGES = draw.normal(size=(48, 8, 8, 2)).astype(np.float32)
@@ -34,8 +35,7 @@ def teacher(network=NETWORK, seed=5):
     return Teacher(network, ((1.0, network.init(jax.random.key(seed), IMAGES[:1])),))
 
 
-# --- what it learns
-# -----------------------------------------------------------------------------------------------------
+# --- what it learns ---
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,7 @@ def test_removed_initial_outputs_are_zero_at_the_start_and_missing_at_the_end():
     np.testing.assert_allclose(run.logits(IMAGES), whole[1] - whole[0], atol=1e-12)
 
 
-# --- a step
-# -------------------------------------------------------------------------------------------------------------
+# --- a step ---
 
 
 @pytest.mark.parametrize("loss", [None, DistillationLoss(0.4), DistillationLoss(1.0, 4.0, "squared")])
@@ -145,9 +144,9 @@ def test_the_teacher_sees_the_student_s_augmented_batch(tmp_path):
 
 def test_augmentation_moves_and_mirrors():
     images = jnp.asarray(np.random.default_rng(1).normal(size=(200, 8, 8, 1)), jnp.float32)
-    changed = np.asarray(loop.augmented(images, jax.random.key(0)))
+    changed = np.asarray(augmented(images, jax.random.key(0)))
     assert changed.shape == images.shape and not np.allclose(changed, images)
-    unmoved = np.asarray(loop.augmented(images, jax.random.key(0), shift=0))
+    unmoved = np.asarray(augmented(images, jax.random.key(0), shift=0))
     pairs = list(zip(unmoved, images, strict=True))
     mirrored = [np.allclose(a, b[:, ::-1]) and not np.allclose(a, b) for a, b in pairs]
     assert 70 < sum(mirrored) < 130
@@ -155,13 +154,12 @@ def test_augmentation_moves_and_mirrors():
 
 
 def test_seeds_learning_rates_and_lengths_share_a_compiled_step():
-    step = loop.compiled_step(NETWORK, QUICK)
-    assert step is loop.compiled_step(NETWORK, dataclasses.replace(QUICK, seed=7, learning_rate=0.1, epochs=9))
-    assert step is not loop.compiled_step(NETWORK, dataclasses.replace(QUICK, momentum=0.5))
+    step = compiled_step(NETWORK, QUICK)
+    assert step is compiled_step(NETWORK, dataclasses.replace(QUICK, seed=7, learning_rate=0.1, epochs=9))
+    assert step is not compiled_step(NETWORK, dataclasses.replace(QUICK, momentum=0.5))
 
 
-# --- the teacher
-# --------------------------------------------------------------------------------------------------------
+# --- the teacher ---
 
 
 def test_cached_logits_are_looked_up_by_example(tmp_path):
@@ -199,8 +197,7 @@ def test_stages_follow_each_other(tmp_path):
         Teacher(NETWORK, ((0.5, first),))
 
 
-# --- folders
-# ------------------------------------------------------------------------------------------------------------
+# --- folders ---
 
 
 @pytest.mark.parametrize(
@@ -242,8 +239,7 @@ def test_half_precision_keeps_parameters_and_statistics_in_single(tmp_path):
     assert run.history[-1] < run.history[0]
 
 
-# --- what is refused
-# ----------------------------------------------------------------------------------------------------
+# --- what is refused ---
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """The training loop: labels or distillation, in memory or in a folder that resumes.
 
-The inputs stay on the device and a step is one compiled call: on a CPU a `lax.scan` over steps trains convolutions 4 to
-6 times more slowly (`benchmarks/training.py`). A teacher is applied in inference mode to the same, augmented batch as
-the student; where nothing is augmented its logits are computed once per stage and looked up by example. Deterministic
-for a seed on a CPU with the same number of cores, also when the run was killed and resumed; on a GPU with
-XLA_FLAGS=--xla_gpu_deterministic_ops=true.
+An engine takes the steps: JAX (`step`) or, on a CPU, PyTorch (`pytorch_step`). A step of JAX is one compiled call: on a
+CPU a `lax.scan` over steps trains convolutions 4 to 6 times more slowly (`benchmarks/training.py`). A teacher is
+applied in inference mode to the same, augmented batch as the student; where nothing is augmented its logits are
+computed once per stage and looked up by example. Deterministic for a seed on a CPU with the same number of cores, also
+when the run was killed and resumed; on a GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +25,12 @@ import optax
 from flax import serialization
 from tqdm import tqdm
 
-from kdlib.tools.arrays import class_labels, number, sign_labels
+from kdlib.tools.arrays import choice, class_labels, number, sign_labels
 from kdlib.tools.files import write_whole
 from kdlib.training.checkpoints import SavedCheckpoints
 from kdlib.training.networks import Network, apply_in_blocks
 from kdlib.training.recipe import Recipe
+from kdlib.training.step import Engine, JaxEngine
 from kdlib.training.teacher import CachedLogits, Supervision, Teacher
 
 
@@ -103,7 +103,7 @@ class _State(NamedTuple):
 def train(
     network: Network, recipe: Recipe, inputs: Any, labels: Any, *, folder: str | Path | None = None,
     teacher: Teacher | CachedLogits | None = None, index: Any = None, keep: Sequence[float] = (),
-    save_every: float = 60.0,
+    save_every: float = 60.0, engine: Literal["jax", "torch"] = "jax",
     progress: bool = False,
 ) -> Trained:  # fmt: skip
     """Train on labels, distil a teacher, or take up again what was killed.
@@ -128,6 +128,10 @@ def train(
     keep
         shares of the training, in [0, 1], after which the variables are kept; 0 for the initial ones. The end is always
         kept.
+    engine
+        "jax", on whatever JAX computes on; or "torch", PyTorch on the CPU (`make torch`), faster there for
+        convolutional networks. Weights at the start, batches, augmentation, loss and optimiser are the same, so the
+        trainings differ by rounding only. Checkpoints, and logits without augmentation, are computed by JAX either way.
     progress
         show a progress bar.
 
@@ -160,36 +164,34 @@ def train(
     steps = max(1, round(recipe.epochs * per_epoch))
     kept = tuple(sorted({round(share * steps) for share in keep} | {steps}))
 
-    step_once, optimiser = compiled_step(network, recipe, supervision.in_step)
     rates = _learning_rates(recipe, steps)
     initial = variables if recipe.remove_initial else None
     offset = None if initial is None else jnp.asarray(apply_in_blocks(network, initial, inputs, dtype=dtype))
-    state = _State(0, 0.0, np.zeros(-(-steps // per_epoch)), variables, optimiser.init(variables["params"]))
+    kind = _engine_named(engine)
+    steps_by: Engine = kind(network, recipe, variables, inputs, labels, supervision.in_step, offset)
+    state = _State(0, 0.0, np.zeros(-(-steps // per_epoch)), steps_by.variables, steps_by.moments)
     store = _Memory()
     if folder is not None:
-        problem = _problem(network, recipe, inputs, labels, supervision, kept)
+        problem = _problem(network, recipe, inputs, labels, supervision, kept, engine)
         store = _Folder(Path(folder), network, kept, inputs[:1].shape, problem)
     state = store.restored(state)
     if state.step == 0 and 0 in kept:
         store.keep(0, variables)
 
-    on_device = jnp.asarray(inputs), jnp.asarray(labels)
+    steps_by.restore(state.variables, state.moments)
     batches = islice(_batches(recipe, len(inputs)), state.step, None)
-    key, losses, watch = jax.random.key(recipe.seed + 1), [], _Watch(state)
-    variables, moments = state.variables, state.moments
+    losses, watch = [], _Watch(state)
     for step in tqdm(range(state.step + 1, steps + 1), "training", steps, initial=state.step, disable=not progress):
-        variables, moments, loss = step_once(
-            variables, moments, next(batches), key, np.uint32(step), rates[step - 1], *on_device,
-            supervision.at((step - 1) / steps), offset,
-        )  # fmt: skip
+        loss = steps_by.step(next(batches), step, rates[step - 1], supervision.at((step - 1) / steps))
         losses.append((step, loss))
         watch.stepped(step, loss)
         if step in kept or (folder is not None and watch.since_saved() > save_every):
+            variables = steps_by.variables
             if not (np.isfinite(float(loss)) and bool(_finite(variables))):
                 raise FloatingPointError(f"the loss or the weights are not finite at step {step}: lower learning_rate")
             _collect(state.history, losses, per_epoch, steps)
             losses.clear()
-            state = _State(step, watch.seconds(), state.history, variables, moments)
+            state = _State(step, watch.seconds(), state.history, variables, steps_by.moments)
             if step in kept:
                 store.keep(step, variables)
             store.save(state)
@@ -306,6 +308,15 @@ def _fitting_labels(network: Network, variables: Any, inputs: np.ndarray, labels
     return class_labels(labels, len(inputs), outputs[1])
 
 
+def _engine_named(name: str) -> Callable[..., Engine]:
+    choice("engine", name, ("jax", "torch"))
+    if name == "jax":
+        return JaxEngine
+    from kdlib.training.pytorch_step import TorchEngine
+
+    return TorchEngine
+
+
 def _batches(recipe: Recipe, count: int) -> Iterator[np.ndarray]:
     """Rows of each step's batch, without end: a new order each epoch, drawn from one generator."""
     generator = np.random.default_rng(recipe.seed)
@@ -323,87 +334,6 @@ def _learning_rates(recipe: Recipe, steps: int) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(steps)), np.float64)
 
 
-# --- a step -----------------------------------------------------------------------------------------------------------
-
-
-def compiled_step(network: Network, recipe: Recipe, teacher_network: Network | None = None):
-    """`(step, optimiser)`, compiled once for all data of one shape, seeds, learning rates and numbers of epochs.
-
-    `step(variables, moments, rows, key, number, rate, inputs, labels, teacher, offset) -> (variables, moments, loss)`.
-    """
-    return _compiled_step(network, replace(recipe, epochs=1, batch_size=1, learning_rate=1.0, seed=0), teacher_network)
-
-
-@lru_cache(maxsize=32)
-def _compiled_step(network: Any, recipe: Recipe, teacher_network: Any):
-    direction = (
-        optax.scale_by_adam() if recipe.optimiser == "adam" else optax.trace(decay=recipe.momentum, nesterov=True)
-    )
-    decay = [optax.add_decayed_weights(recipe.weight_decay)] if recipe.weight_decay else []
-    optimiser = optax.chain(*decay, direction)
-    if recipe.precision == "bfloat16":
-        network = network.clone(dtype=jnp.bfloat16)
-    dtype = jnp.float64 if recipe.precision == "float64" else jnp.float32
-
-    def loss_of(params, rest, inputs, labels, teacher_logits, offset):
-        outputs, rest = _apply_training(network, {"params": params, **rest}, inputs)
-        outputs = outputs.astype(dtype)
-        if offset is not None:
-            outputs = outputs - offset
-        if teacher_logits is not None and recipe.loss is not None:
-            losses = recipe.loss.values(outputs, teacher_logits, labels)
-        elif outputs.ndim == 1:
-            losses = -jax.nn.log_sigmoid(labels * outputs)
-        else:
-            losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-        return losses.mean().astype(dtype), rest
-
-    @jax.jit
-    def step_once(variables, moments, rows, key, number, rate, inputs, labels, teacher, offset):
-        batch = inputs[rows]
-        if recipe.augment == "crop-flip":
-            batch = augmented(batch, jax.random.fold_in(key, number))
-        logits = None
-        if teacher_network is not None:
-            logits = jax.lax.stop_gradient(teacher_network.apply(teacher, batch))
-        elif teacher is not None:
-            logits = teacher[rows]
-        params, rest = variables["params"], {name: value for name, value in variables.items() if name != "params"}
-        removed = None if offset is None else offset[rows]
-        (loss, rest), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            params, rest, batch, labels[rows], logits, removed
-        )
-        updates, moments = optimiser.update(gradient, moments, params)
-        updates = jax.tree.map(lambda update: jnp.asarray(-rate, update.dtype) * update, updates)
-        return {"params": optax.apply_updates(params, updates), **rest}, moments, loss
-
-    return step_once, optimiser
-
-
-def _apply_training(network: Any, variables: Any, inputs: Any) -> tuple[Any, dict[str, Any]]:
-    """Outputs in training mode, and what of the variables is not trained, after the batch."""
-    if "batch_stats" not in variables:
-        return network.apply(variables, inputs), {}
-    outputs, changed = network.apply(variables, inputs, training=True, mutable=["batch_stats"])
-    return outputs, jax.tree.map(
-        lambda new, old: new.astype(old.dtype), dict(changed), {"batch_stats": variables["batch_stats"]}
-    )
-
-
-def augmented(images: jax.Array, key: jax.Array, shift: int = 4) -> jax.Array:
-    """Each image shifted by up to `shift` pixels (what leaves the frame is lost, zeros come in), every other
-    mirrored.
-    """
-    n, height, width, channels = images.shape
-    for_shift, for_mirror = jax.random.split(key)
-    padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
-    corners = jax.random.randint(for_shift, (n, 2), 0, 2 * shift + 1)
-    cut = lambda image, corner: jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
-    moved = jax.vmap(cut)(padded, corners)
-    mirrored = jax.random.bernoulli(for_mirror, 0.5, (n, 1, 1, 1))
-    return jnp.where(mirrored, moved[:, :, ::-1], moved)
-
-
 # --- the state --------------------------------------------------------------------------------------------------------
 
 
@@ -414,11 +344,12 @@ def _problem(
     labels: np.ndarray,
     supervision: Supervision,
     kept: tuple[int, ...],
+    engine: str,
 ) -> str:
     """What must be the same for a state to be taken up."""
     digest = hashlib.sha256(np.ascontiguousarray(inputs).tobytes())
     digest.update(np.ascontiguousarray(labels).tobytes())
-    parts = [repr(network), asdict(recipe), digest.hexdigest(), supervision.fingerprint(), list(kept)]
+    parts = [repr(network), asdict(recipe), digest.hexdigest(), supervision.fingerprint(), list(kept), engine]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
