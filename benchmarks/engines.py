@@ -82,13 +82,16 @@ def main():
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    rows = [row for name in tqdm(options.networks, desc="networks") for row in measured(name, options)]
-    for row in rows:
-        print(row)
     about = {"processor": processor(), "cores": os.cpu_count(), "batch_size": 128, "torch": torch.__version__}
     about |= {"torch_capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
     about |= {"steps": options.steps, "repeats": options.repeats, **provenance()}
-    write_whole(RESULTS, json.dumps({"rows": rows, "run": about}, indent=1) + "\n")
+    rows = []
+    for name in tqdm(options.networks, desc="networks"):
+        rows += measured(name, options)
+        # As it grows: XLA alone compiles for minutes.
+        write_whole(RESULTS, json.dumps({"rows": rows, "run": about}, indent=1) + "\n")
+    for row in rows:
+        print(row)
 
 
 if __name__ == "__main__":
