@@ -85,7 +85,9 @@ $(VENV)/.installed: $(LOCK) pyproject.toml
 	@touch $@
 
 torch: environment ## PyTorch on the CPU, for train(engine="torch") (the environment works without it)
-	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PYTHON) -m pip --python $(BIN)/python install --quiet -r requirements/torch.txt
+	@$(BIN)/python -c 'import torch' 2>/dev/null || { \
+	  $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; \
+	  $(BIN)/python -m pip install --quiet -r requirements/torch.txt; }
 	@$(BIN)/python -c 'import torch; print("PyTorch", torch.__version__)'
 
 browser: environment ## a browser for the tests of the rendered pages
