@@ -175,3 +175,42 @@ def test_without_pytorch_it_says_what_to_do(monkeypatch):
     with pytest.raises(ImportError, match="make torch"):
         importlib.import_module("kdlib.training.pytorch_step")
     assert len(trained("jax").history) == 3
+
+
+def test_a_training_that_diverges_says_so():
+    recipe = dataclasses.replace(QUICK, learning_rate=1e6, schedule="constant")
+    for each in (recipe, dataclasses.replace(recipe, loss=SOFT.loss)):
+        teacher = Teacher(NETWORKS["strided"], ((1.0, variables_of(NETWORKS["strided"])),)) if each.loss else None
+        with pytest.raises(FloatingPointError, match="lower learning_rate"):
+            trained("torch", recipe=each, network=NETWORKS["lenet"], teacher=teacher)
+
+
+def test_a_teacher_is_asked_once_for_all_students_of_a_seed(tmp_path, monkeypatch):
+    """To the bit; and another seed, teacher or number of steps asks again."""
+    asked, of = [], TorchEngine._computed
+    monkeypatch.setattr(TorchEngine, "_computed", lambda *given: asked.append(1) or of(*given))
+    teacher = Teacher(NETWORKS["strided"], ((1.0, variables_of(NETWORKS["strided"])),))
+    student = lambda recipe, **options: trained(
+        "torch", recipe=recipe, network=NETWORKS["lenet"], teacher=teacher, **options
+    )
+    first = student(SOFT, remember=tmp_path)
+    assert len(asked) == 9
+    again = student(SOFT, remember=tmp_path)
+    other = dataclasses.replace(SOFT, loss=DistillationLoss(1.0, 1.0))
+    student(other, remember=tmp_path)
+    assert len(asked) == 9
+    np.testing.assert_array_equal(vector(first.variables()), vector(again.variables()))
+    student(dataclasses.replace(SOFT, seed=5), remember=tmp_path)
+    assert len(asked) == 18
+    student(dataclasses.replace(SOFT, epochs=2), remember=tmp_path)
+    assert len(asked) == 24
+
+
+def test_a_paused_training_goes_on(tmp_path):
+    def paused(step):
+        return step == 5
+
+    with pytest.raises(loop.Paused, match="step 5 of 9"):
+        trained("torch", tmp_path, pause=paused)
+    after = trained("torch", tmp_path)
+    np.testing.assert_array_equal(vector(after.variables()), vector(trained("torch").variables()))

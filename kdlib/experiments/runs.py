@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from kdlib.tools.files import write_whole
 from kdlib.tools.provenance import ROOT, code_hash, device_name, provenance
 from kdlib.training import networks
 from kdlib.training.checkpoints import SavedCheckpoints
-from kdlib.training.loop import Trained, train
+from kdlib.training.loop import EngineName, Trained, train
 from kdlib.training.recipe import Recipe
 from kdlib.training.teacher import Teacher
 
@@ -89,7 +90,8 @@ class Finished:
 
 def run(
     name: str, loaded: LoadedTask, network: str, recipe: Recipe, folder: str | Path, *, teacher: Teacher | None = None,
-    teacher_name: str = "", keep: Sequence[float] = (), columns: dict[str, Any] | None = None, progress: bool = True,
+    teacher_name: str = "", keep: Sequence[float] = (), columns: dict[str, Any] | None = None,
+    engine: EngineName = "jax", progress: bool = True,
 ) -> Finished:  # fmt: skip
     """Train, or take up, or read a run that has ended.
 
@@ -107,13 +109,21 @@ def run(
         the teacher's id in the run's hash: `<run>@<step>`.
     columns
         more columns for the row.
+    engine
+        "jax" or "torch", as in `train`. PyTorch keeps a teacher's logits in the folder `teacher-logits`.
+
+    Raises
+    ------
+    Paused
+        when the time in `$KDLIB_UNTIL` (seconds of the epoch) has come; the next call goes on from there.
     """
     if recipe.remove_initial or recipe.precision == "float64":
         raise ValueError("runs are read back without f_0 and in float32: train with `kdlib.training.train` instead")
     dataset, module = loaded.dataset, networks.named(network, len(loaded.dataset.classes))
     asked = {
         "task": loaded.task.columns, "data": dataset.sha256, "network": network, "recipe": asdict(recipe),
-        "keep": list(keep), "teacher": teacher_name, "code": code_hash(CODE), "versions": versions(),
+        "keep": list(keep), "teacher": teacher_name, "code": code_hash(CODE), "versions": versions(engine),
+        "engine": engine,
     }  # fmt: skip
     run_id = f"{name}-{mark(asked)}"
     place = Path(folder) / run_id
@@ -124,14 +134,15 @@ def run(
         if not record.exists():
             trained = train(
                 module, recipe, dataset.train.images, loaded.labels, folder=place, teacher=teacher, keep=keep,
-                progress=progress,
+                engine=engine, remember=Path(folder) / "teacher-logits", pause=_time_is_over, progress=progress,
             )  # fmt: skip
             row = {
                 "run": run_id, "network": network, **loaded.task.columns, **recipe.columns, "teacher": teacher_name,
                 **(columns or {}),
                 **_evaluated("validation", trained, dataset.validation), **_evaluated("test", trained, dataset.test),
                 "final_loss": float(trained.history[-1]), "steps": trained.steps[-1], "seconds": trained.seconds,
-                "images_per_second": trained.images_per_second, "device": device_name(), "data_sha256": dataset.sha256,
+                "images_per_second": trained.images_per_second, "engine": engine, "device": device_name(),
+                **_computer(engine), "data_sha256": dataset.sha256,
                 "code": asked["code"], "trained_with": asked["code"],
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **provenance(CODE),
             }  # fmt: skip
@@ -156,9 +167,11 @@ def mark(asked: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def versions() -> list[str]:
+def versions(engine: EngineName = "jax") -> list[str]:
     """Of the packages that a run's numbers depend on."""
-    return [version("jax"), version("flax"), version("optax")]
+    if engine == "torch":
+        import kdlib.training.pytorch  # says what to do where there is no PyTorch  # noqa: F401
+    return [version(name) for name in ("jax", "flax", "optax", *(("torch",) if engine == "torch" else ()))]
 
 
 def supervision(
@@ -213,7 +226,7 @@ def students(
     loaded: LoadedTask, *, teacher_network: str, teacher_recipe: dict[str, Any], network: str, recipe: dict[str, Any],
     methods: Sequence[str], temperatures: Sequence[float], soft_ratios: Sequence[float],
     temperature_scaling: TemperatureScaling,
-    seed: int, stages: int, folder: str | Path, progress: bool = True,
+    seed: int, stages: int, folder: str | Path, engine: EngineName = "jax", progress: bool = True,
 ) -> tuple[Finished, dict[tuple[str, float, float], Finished]]:  # fmt: skip
     """Every student of one network and seed: all methods, temperatures and soft ratios, on one teacher.
 
@@ -233,7 +246,7 @@ def students(
     keep = [k / stages for k in range(1, stages)]
     teacher = run(
         f"teacher-{teacher_network}-{seed}", loaded, teacher_network, Recipe(**teacher_recipe, seed=seed), folder,
-        keep=keep, columns={"role": "teacher", "method": "baseline"}, progress=progress,
+        keep=keep, columns={"role": "teacher", "method": "baseline"}, engine=engine, progress=progress,
     )  # fmt: skip
     teacher_test = teacher.trained.logits(loaded.dataset.test.images)
     variants = [("baseline", 1.0, 0.0)] if {"baseline", "self"} & set(methods) else []
@@ -245,7 +258,7 @@ def students(
         student = run(
             f"{network}-{method}-{temperature:g}-{soft_ratio:g}-{seed}", loaded, network,
             Recipe(**recipe, loss=loss, seed=seed), folder, teacher=supervisor, teacher_name=name, keep=[0, *keep],
-            progress=progress, columns={"role": "student", "method": method, "teacher_step": step or ""},
+            engine=engine, progress=progress, columns={"role": "student", "method": method, "teacher_step": step or ""},
         )  # fmt: skip
         # A baseline has no teacher, so its training is the same for all of them; its row says with which it is
         # compared.
@@ -260,6 +273,16 @@ def students(
 def runs_folder(path: str = "") -> Path:
     """Where runs are kept: `path`, or `_build/quick/runs` of the repository."""
     return Path(path) if path else ROOT / "_build" / "quick" / "runs"
+
+
+def _time_is_over(_: int) -> bool:
+    return time.time() > float(os.environ.get("KDLIB_UNTIL", "inf"))
+
+
+def _computer(engine: EngineName) -> dict[str, Any]:
+    """The columns that say what computed: the cores that this process may use, and PyTorch where it trained."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cores": cores, "torch": version("torch") if engine == "torch" else ""}
 
 
 def _evaluated(split: str, trained: Trained, examples: Any) -> dict[str, float]:

@@ -14,9 +14,10 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +29,13 @@ from tqdm import tqdm
 from kdlib.tools.arrays import choice, class_labels, number, sign_labels
 from kdlib.tools.files import write_whole
 from kdlib.training.checkpoints import SavedCheckpoints
+from kdlib.training.memory import LogitsMemory
 from kdlib.training.networks import Network, apply_in_blocks
 from kdlib.training.recipe import Recipe
 from kdlib.training.step import Engine, JaxEngine
 from kdlib.training.teacher import CachedLogits, Supervision, Teacher
+
+EngineName = Literal["jax", "torch"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,10 @@ class Trained:
         return outputs - apply_in_blocks(self.network, self.initial, inputs, dtype=self.dtype)
 
 
+class Paused(Exception):
+    """A training was stopped before its end, as it was asked to be; what is in its folder goes on from there."""
+
+
 class _State(NamedTuple):
     """What a training needs to go on: steps done, seconds, mean losses of epochs, variables, the optimiser's
     moments.
@@ -103,8 +111,8 @@ class _State(NamedTuple):
 def train(
     network: Network, recipe: Recipe, inputs: Any, labels: Any, *, folder: str | Path | None = None,
     teacher: Teacher | CachedLogits | None = None, index: Any = None, keep: Sequence[float] = (),
-    save_every: float = 60.0, engine: Literal["jax", "torch"] = "jax",
-    progress: bool = False,
+    save_every: float = 60.0, engine: EngineName = "jax", remember: str | Path | None = None,
+    pause: Callable[[int], bool] | None = None, progress: bool = False,
 ) -> Trained:  # fmt: skip
     """Train on labels, distil a teacher, or take up again what was killed.
 
@@ -132,6 +140,11 @@ def train(
         "jax", on whatever JAX computes on; or "torch", PyTorch on the CPU (`make torch`), faster there for
         convolutional networks. Weights at the start, batches, augmentation, loss and optimiser are the same, so the
         trainings differ by rounding only. Checkpoints, and logits without augmentation, are computed by JAX either way.
+    remember
+        a folder in which the PyTorch engine keeps a teacher's logits of augmented batches (`LogitsMemory`), for other
+        students with the same seed, batches and number of steps.
+    pause
+        asked after each step, with its number, whether to stop here: the state is saved and `Paused` raised.
     progress
         show a progress bar.
 
@@ -146,6 +159,8 @@ def train(
         do not fit, a state of another training.
     FloatingPointError
         the loss or the weights stopped being finite.
+    Paused
+        where `pause` asked for it.
     """
     dtype = np.float64 if recipe.precision == "float64" else np.float32
     inputs = _fitting_inputs(inputs, labels, recipe, dtype)
@@ -167,8 +182,9 @@ def train(
     rates = _learning_rates(recipe, steps)
     initial = variables if recipe.remove_initial else None
     offset = None if initial is None else jnp.asarray(apply_in_blocks(network, initial, inputs, dtype=dtype))
-    kind = _engine_named(engine)
-    steps_by: Engine = kind(network, recipe, variables, inputs, labels, supervision.in_step, offset)
+    memory = _memory(remember, recipe, inputs, supervision, steps) if engine == "torch" else None
+    make = _engine_named(engine, memory)
+    steps_by: Engine = make(network, recipe, variables, inputs, labels, supervision.in_step, offset)
     state = _State(0, 0.0, np.zeros(-(-steps // per_epoch)), steps_by.variables, steps_by.moments)
     store = _Memory()
     if folder is not None:
@@ -185,7 +201,8 @@ def train(
         loss = steps_by.step(next(batches), step, rates[step - 1], supervision.at((step - 1) / steps))
         losses.append((step, loss))
         watch.stepped(step, loss)
-        if step in kept or (folder is not None and watch.since_saved() > save_every):
+        paused = pause is not None and step < steps and pause(step)
+        if step in kept or paused or (folder is not None and watch.since_saved() > save_every):
             variables = steps_by.variables
             if not (np.isfinite(float(loss)) and bool(_finite(variables))):
                 raise FloatingPointError(f"the loss or the weights are not finite at step {step}: lower learning_rate")
@@ -196,6 +213,8 @@ def train(
                 store.keep(step, variables)
             store.save(state)
             watch.saved()
+        if paused:
+            raise Paused(f"stopped at step {step} of {steps}")
     rate = watch.steps_per_second() * recipe.batch_size
     history = np.array(state.history)
     return Trained(network, store.checkpoints, history, state.seconds, rate, initial, dtype, store.folder)
@@ -308,13 +327,25 @@ def _fitting_labels(network: Network, variables: Any, inputs: np.ndarray, labels
     return class_labels(labels, len(inputs), outputs[1])
 
 
-def _engine_named(name: str) -> Callable[..., Engine]:
-    choice("engine", name, ("jax", "torch"))
+def _engine_named(name: str, memory: LogitsMemory | None) -> Callable[..., Engine]:
+    choice("engine", name, get_args(EngineName))
     if name == "jax":
         return JaxEngine
     from kdlib.training.pytorch_step import TorchEngine
 
-    return TorchEngine
+    return partial(TorchEngine, memory=memory)
+
+
+def _memory(
+    folder: str | Path | None, recipe: Recipe, inputs: np.ndarray, supervision: Supervision, steps: int
+) -> LogitsMemory | None:
+    """The file for this teacher, these images, batches and stages; None where no teacher is applied to batches."""
+    if folder is None or supervision.in_step is None:
+        return None
+    outputs = supervision.in_step.apply(supervision.at(0.0), jnp.asarray(inputs[:1])).shape[1:]
+    parts = [supervision.fingerprint(), _digest(inputs), recipe.augment, recipe.batch_size, recipe.seed, steps]
+    name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return LogitsMemory(Path(folder) / name, (steps, recipe.batch_size, *outputs))
 
 
 def _batches(recipe: Recipe, count: int) -> Iterator[np.ndarray]:
@@ -347,10 +378,16 @@ def _problem(
     engine: str,
 ) -> str:
     """What must be the same for a state to be taken up."""
-    digest = hashlib.sha256(np.ascontiguousarray(inputs).tobytes())
-    digest.update(np.ascontiguousarray(labels).tobytes())
-    parts = [repr(network), asdict(recipe), digest.hexdigest(), supervision.fingerprint(), list(kept), engine]
+    data = _digest(inputs, labels)
+    parts = [repr(network), asdict(recipe), data, supervision.fingerprint(), list(kept), engine]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 @jax.jit

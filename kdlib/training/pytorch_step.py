@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdlib.labels.loss import DistillationLoss
+from kdlib.training.memory import LogitsMemory
 from kdlib.training.networks import Network
 from kdlib.training.pytorch import TorchNetwork, torch
 from kdlib.training.recipe import Recipe
@@ -26,12 +27,13 @@ class TorchEngine:
 
     def __init__(
         self, network: Network, recipe: Recipe, variables: Any, inputs: np.ndarray, labels: np.ndarray,
-        teacher_network: Network | None, offset: Any = None,
+        teacher_network: Network | None, offset: Any = None, memory: LogitsMemory | None = None,
     ):  # fmt: skip
         if recipe.precision == "float64" or offset is not None:
             raise ValueError('float64 and remove_initial are for checks in JAX: use engine="jax"')
         self._network, self._recipe = TorchNetwork(network, variables), recipe
         self._teacher_network, self._teacher, self._teacher_variables = teacher_network, None, None
+        self._memory = memory
         self._inputs, self._labels = jnp.asarray(inputs), np.asarray(labels)
         self._key = jax.random.key(recipe.seed + 1)
         self._loss = recipe.loss or DistillationLoss(soft_ratio=0.0)
@@ -66,12 +68,14 @@ class TorchEngine:
         batch = batch_of(self._recipe.augment, self._inputs, rows, self._key, np.uint32(number))
         images = torch.from_dlpack(jax.block_until_ready(batch))
         half = torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.precision == "bfloat16")
-        targets = self._targets(images, rows, teacher)
+        targets = self._targets(images, rows, number, teacher)
         self._network.train()
         with half:
             logits = self._network(images)
         # The book's own loss and its gradient, in float64: nothing of it is written again here.
         outputs, labels = logits.detach().float().numpy(), self._labels[rows]
+        if not np.isfinite(outputs).all():  # the loss takes no such logits; the loop stops at a loss that is not finite
+            return np.float32(np.nan)
         targets = np.zeros_like(outputs) if targets is None else targets
         loss = self._loss.values(outputs, targets, labels).mean()
         gradient = self._loss.gradient(outputs, targets, labels) / len(rows)
@@ -83,12 +87,20 @@ class TorchEngine:
         self._steps += 1
         return np.float32(loss)
 
-    def _targets(self, images: Any, rows: np.ndarray, teacher: Any) -> np.ndarray | None:
+    def _targets(self, images: Any, rows: np.ndarray, number: int, teacher: Any) -> np.ndarray | None:
         """The teacher's logits for this batch."""
         if self._teacher_network is None:
             return None if teacher is None else np.asarray(teacher[rows])
+        logits = self._memory.of(number) if self._memory else None
+        if logits is None:
+            logits = self._computed(self._teacher_network, images, teacher)
+            if self._memory:
+                self._memory.keep(number, logits)
+        return logits
+
+    def _computed(self, network: Network, images: Any, teacher: Any) -> np.ndarray:
         if self._teacher is None or self._teacher_variables is not teacher:  # another stage
-            self._teacher, self._teacher_variables = TorchNetwork(self._teacher_network, teacher).eval(), teacher
+            self._teacher, self._teacher_variables = TorchNetwork(network, teacher).eval(), teacher
         with torch.no_grad():  # in float32, as in JAX
             return self._teacher(images).numpy()
 
