@@ -129,3 +129,25 @@ def test_seeds_and_notes_on_cards(ledger):
 def test_statements_and_claims_name_each_other():
     assert {statement for claim in CLAIMS for statement in claim.statements} <= set(STATEMENTS)
     assert {statement.chapter for statement in STATEMENTS.values()} <= set(chapters())
+
+
+def test_evidence_has_an_outcome_of_its_own(ledger, tmp_path):
+    """It is counted by outcome beside the claim's checks, and changes nothing of the checks' verdict."""
+    record = ledger.evidence(
+        "X1", "a teacher helps", [0.4, 0.6, 0.5], outcome="for", power=0.3, interval=(0.3, 0.7), claims=[8], seeds=[0]
+    )
+    ledger.evidence(
+        "X2", "an early one does", [0.1, -0.1], outcome="undecided", power=0.9, interval=(-1, 1), claims=[8]
+    )
+    assert "could have seen" in record._repr_html_() and "Broken twin" not in record._repr_html_()
+    read = read_records(tmp_path)
+    assert [(one.id, one.outcome, one.power) for one in read] == [("X1", "for", 0.3), ("X2", "undecided", 0.9)]
+    claim = next(claim for claim in CLAIMS if claim.number == 8)
+    assert ledgers.claim_verdict(claim, read) == "not checked"
+    assert all("1 for, 1 undecided" in of(read) for of in (ledgers.claims_report, ledgers.claims_table))
+    assert ledgers.evidence_table(read).count("<tr class") == 2
+    for name, outcome, message in (("T2", "for", "an experiment's id"), ("X3", "maybe", "outcome")):
+        with pytest.raises(ValueError, match=message):
+            ledger.evidence(name, "b", [0.1], outcome=outcome, power=1, interval=(0, 1))
+    with pytest.raises(ValueError, match="already"):
+        ledger.evidence("X1", "a teacher helps", [0.4], outcome="for", power=0.3, interval=(0.3, 0.7))

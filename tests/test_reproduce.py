@@ -12,18 +12,23 @@ import pytest
 import yaml
 from campaign import RECIPE
 
+from kdlib.tools.files import read_rows
 from kdlib.tools.provenance import ROOT
-from workflow import plan
+from workflow import plan, tables
 
 
 def test_plan_of_every_scale():
-    for scale in ("quick", "slice", "standard", "full"):
+    for scale in ("quick", "slice", "standard", "core", "full"):
         nodes = plan.nodes(scale)
         keys = [(node.kind, node.key) for node in nodes]
         assert len(set(keys)) == len(keys) and all(need in keys for node in nodes for need in node.needs)
     quick = plan.nodes("quick")
     assert [sum(node.kind == kind for node in quick) for kind in plan.NOTEBOOKS] == [3, 6, 6]
     assert all(len(node.trainings) == 9 for node in quick if node.kind == "student")
+    core = {node.key: node for node in plan.nodes("core")}
+    stopped = core["X2.cifar10-jpeg.resnet-20.lenet-5.1"]
+    assert len(stopped.trainings) == 1 + 2 * (1 + len(stopped.parameters["stops"])) and stopped.experiment == "X2"
+    assert core["rates.cifar10-jpeg.resnet-8.lenet-5-0.05.1000"].parameters["recipe"]["learning_rate"] == 0.05
     assert plan.nodes("standard", {"cifar10": "/there"})[0].parameters["task"]["data"] == "/there"
 
 
@@ -38,6 +43,11 @@ def test_plan_of_every_scale():
             "campaign.tasks.fashion-mnist.noise: 2",
         ),
         (lambda scale: scale["campaign"].update(methods=["ofline"]), "campaign.methods.0: 'ofline' is not one of"),
+        (
+            lambda scale: scale["campaign"].update(experiments={"X1": {"stages": 0}}),
+            "X1.stages: 0 is less than the minimum",
+        ),
+        (lambda scale: scale["campaign"].update(experiments={"X1": 3}), "experiments.X1: 3 is not of type 'object'"),
         (lambda scale: scale.update(transfer_rsk={"seed": 1}), "'transfer_rsk' is not one of"),
         (lambda scale: scale.update(transfer_risk=3), "transfer_risk: 3 is not of type 'object'"),
     ],
@@ -53,6 +63,16 @@ def test_a_wrong_scale_is_refused(tmp_path, monkeypatch, change, message):
     with pytest.raises(SystemExit, match="no scale 'enormous': choose from wrong"):
         plan.nodes("enormous")
     plan.read.cache_clear()
+
+
+def test_tables_name_the_experiment_of_each_row(tmp_path):
+    for name, text in (("a", "x,y\n1,2\n"), ("b", "x\n3\n")):
+        (tmp_path / f"{name}.csv").write_text(text)
+    tables.gather(tmp_path / "all.csv", [("X1", tmp_path / "a.csv"), ("", tmp_path / "b.csv")])
+    assert read_rows(tmp_path / "all.csv") == [
+        {"experiment": "X1", "x": "1", "y": "2"},
+        {"experiment": "", "x": "3", "y": ""},
+    ]
 
 
 def test_where_the_data_are(tmp_path, monkeypatch):

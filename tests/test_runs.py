@@ -8,6 +8,7 @@ from kdlib.experiments.measures import calibration_error, centred_kernel_alignme
 from kdlib.experiments.methods import METHODS
 from kdlib.experiments.runs import ImageTask
 from kdlib.tools.provenance import code_hash, reached
+from kdlib.training.loop import Paused
 from kdlib.training.recipe import Recipe
 
 TASK = ImageTask("fashion-mnist", 128, 60, 50, noise=0.25)
@@ -24,20 +25,25 @@ def made(loaded, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return folder, runs.students(
         loaded, teacher_network="perceptron", teacher_recipe=RECIPE, network="perceptron", recipe=RECIPE,
-        methods=METHODS,
+        methods=METHODS, stops=[0.5],
         temperatures=[1.0, 4.0], soft_ratios=[1.0], temperature_scaling="squared", seed=1, stages=2, folder=folder,
         progress=False,
     )  # fmt: skip
 
 
-def test_noise_is_drawn_once_and_only_for_training(loaded):
+def test_noise_is_drawn_once_for_all_labels_that_choose_something(loaded):
+    clean = ImageTask("fashion-mnist", 128, 60, 50).load()
     assert 0.1 < np.mean(loaded.labels != loaded.dataset.train.labels) < 0.4
+    assert 0.1 < np.mean(loaded.dataset.validation.labels != clean.dataset.validation.labels) < 0.4
+    np.testing.assert_array_equal(loaded.dataset.test.labels, clean.dataset.test.labels)
     np.testing.assert_array_equal(TASK.load().labels, loaded.labels)
 
 
 def test_every_way_of_supervision(made):
     _, (teacher, students) = made
-    assert list(students) == [("baseline", 1.0, 0.0)] + [(m, t, 1.0) for m in METHODS[1:] for t in (1.0, 4.0)]
+    stop = {"stopped": (0.5,)}
+    expected = [(m, t, 1.0, *stop.get(m, ())) for m in METHODS[1:] for t in (1.0, 4.0)]
+    assert list(students) == [("baseline", 1.0, 0.0), *expected]
     rows = {key: student.row for key, student in students.items()}
     last = teacher.trained.steps[-1]
     assert rows["offline", 1.0, 1.0]["teacher"] == f"{teacher.row['run']}@{last}"
@@ -45,8 +51,28 @@ def test_every_way_of_supervision(made):
     assert rows["self", 1.0, 1.0]["teacher"] == f"{rows['baseline', 1.0, 0.0]['run']}@{last}"
     assert rows["early-stopped", 1.0, 1.0]["teacher_step"] in teacher.trained.steps
     assert all(0 <= row["fidelity"] <= 1 and row["data"] == "fashion-mnist" and row["code"] for row in rows.values())
-    starts = [student.trained.variables(0)["params"]["Dense_0"]["kernel"] for student in students.values()]
-    assert all(np.array_equal(start, starts[0]) for start in starts)
+    assert rows["stopped", 1.0, 1.0, 0.5]["teacher_step"] == last // 2
+    assert {row["seed"] for row in rows.values()} == {1}  # by which contrasts pair them
+    starts = {key: student.trained.variables(0)["params"]["Dense_0"]["kernel"] for key, student in students.items()}
+    same = {key for key, start in starts.items() if np.array_equal(start, starts["baseline", 1.0, 0.0])}
+    assert set(starts) - same == {("repeat", 1.0, 1.0), ("repeat", 4.0, 1.0)}
+
+
+def test_a_share_that_the_teacher_has_not_kept_is_refused(made, loaded):
+    _, (teacher, _) = made
+    with pytest.raises(ValueError, match=r"no checkpoint after 0\.3"):
+        runs.supervision("stopped", teacher, loaded.dataset, share=0.3)
+
+
+def test_a_run_ends_in_time_and_goes_on(loaded, tmp_path, monkeypatch):
+    arguments = ("one", loaded, "perceptron", Recipe(**RECIPE), tmp_path)
+    monkeypatch.setenv("KDLIB_UNTIL", "1")
+    with pytest.raises(Paused, match="step 1 of 16"):
+        runs.run(*arguments, progress=False)
+    monkeypatch.delenv("KDLIB_UNTIL")
+    paused = runs.run(*arguments, progress=False)
+    whole = runs.run(*arguments[:-1], tmp_path / "whole", progress=False)
+    assert paused.row["test_cross_entropy"] == whole.row["test_cross_entropy"]
 
 
 def test_a_baseline_is_compared_with_the_teacher_at_hand(made, loaded):

@@ -17,6 +17,14 @@ def rows_of(*kinds):
     return [f"{HERE}/{kind}/{key}.csv" for kind, key in NODES if kind in kinds]
 
 
+def named_rows(*kinds):
+    names = [NODES[place].experiment for place in NODES if place[0] in kinds]
+    return [f"{name}:{path}" if name else path for name, path in zip(names, rows_of(*kinds))]
+
+
+TABLES = {"runs": ("teacher", "student"), "along": ("complexity",)}
+
+
 rule node:
     wildcard_constraints:
         kind="|".join(plan.NOTEBOOKS),
@@ -53,8 +61,10 @@ rule campaign_table:
     wildcard_constraints:
         table="runs|along",
     input:
-        lambda wildcards: rows_of("complexity") if wildcards.table == "along" else rows_of("teacher", "student"),
+        lambda wildcards: rows_of(*TABLES[wildcards.table]),
     output:
         f"_build/{CAMPAIGN}/records/{{table}}.csv",
+    params:
+        named=lambda wildcards: named_rows(*TABLES[wildcards.table]),
     shell:
-        "python -m workflow.tables {output} {input}"
+        "python -m workflow.tables {output} {params.named}"

@@ -42,6 +42,9 @@ class Node:
         `(kind, key)` of the nodes before it.
     trainings
         `(network, epochs times examples)` of each training in it; the teacher's own not in a student's.
+    experiment
+        the id of the experiment that it belongs to, a column of its rows; empty where the scale names none. A training
+        that two experiments ask for is done once.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class Node:
     parameters: dict
     needs: tuple = ()
     trainings: tuple = field(default=())
+    experiment: str = ""
 
 
 @lru_cache
@@ -60,39 +64,69 @@ def read(scale: str) -> dict:
         raise SystemExit(f"no scale {scale!r}: choose from {', '.join(scales)}")
     content, schema = yaml.safe_load(path.read_text()), yaml.safe_load(SCHEMA.read_text())
     schema["propertyNames"] = {"enum": ["campaign", *keys.pages()]}
-    errors = sorted(Draft202012Validator(schema).iter_errors(content), key=lambda error: list(map(str, error.path)))
+    errors = sorted(_errors(content, schema), key=lambda error: list(map(str, error.path)))
     if errors:
         lines = [f"  {'.'.join(map(str, error.absolute_path)) or 'the file'}: {error.message}" for error in errors]
         raise SystemExit("\n".join([f"workflow/scales/{scale}.yaml is not a scale:", *lines]))
     return content or {}
 
 
+def _errors(content, schema: dict):
+    """What is wrong in a scale's file; each experiment is checked with what it shares with the others."""
+    shared = (content or {}).get("campaign")
+    if not isinstance(shared, dict) or not isinstance(shared.get("experiments"), dict):
+        return list(Draft202012Validator(schema).iter_errors(content))
+    campaign, whole = schema["properties"]["campaign"], {**content}
+    loose = {**campaign, "required": ["experiments"]}
+    schema = {**schema, "properties": {"campaign": loose}}
+    errors = list(Draft202012Validator(schema).iter_errors(whole))
+    for name, own in shared["experiments"].items():
+        merged = {"type": "object", "properties": {name: campaign}, "$defs": schema["$defs"]}
+        if isinstance(own, dict):
+            part = {key: value for key, value in {**shared, **own}.items() if key != "experiments"}
+            errors += Draft202012Validator(merged).iter_errors({name: part})
+    return errors
+
+
+def parts(scale: str) -> dict[str, dict]:
+    """The campaign's experiments: `{id: fields}`; one without an id where the scale names none."""
+    shared = read(scale).get("campaign") or {}
+    if "experiments" not in shared:
+        return {"": shared} if shared else {}
+    rest = {key: value for key, value in shared.items() if key != "experiments"}
+    return {name: {**rest, **own} for name, own in shared["experiments"].items()}
+
+
 def nodes(scale: str, places: dict[str, str] | None = None) -> list[Node]:
-    """All nodes of a scale. `places` says where a task's data are, if not where its name says: `{name: path}`."""
-    campaign = read(scale).get("campaign")
-    if not campaign:
-        return []
-    found = []
+    """All nodes of a scale, experiment by experiment. `places` says where a task's data are, if not where its name
+    says: `{name: path}`."""
+    return [node for name, fields in parts(scale).items() for node in _nodes(name, fields, places or {})]
+
+
+def _nodes(experiment: str, campaign: dict, places: dict[str, str]) -> list[Node]:
+    found, prefix = [], f"{experiment}." if experiment else ""
     variants = len(campaign["temperatures"]) * len(campaign["soft_ratios"])
-    count = sum(1 if method == "baseline" else variants for method in campaign["methods"])
+    stops = campaign.get("stops", [])
+    times = {"baseline": 0, "stopped": len(stops)}
+    count = ("baseline" in campaign["methods"]) + variants * sum(times.get(name, 1) for name in campaign["methods"])
     for task_name, task in campaign["tasks"].items():
         points = task.get(
             "points", campaign["points"]
         )  # fewer where there are many classes: kernels are of all outputs
         task = {name: value for name, value in task.items() if name != "points"}
-        task["data"] = (places or {}).get(task["data"], task["data"])
+        task["data"] = places.get(task["data"], task["data"])
         for teacher, teacher_recipe in campaign["teachers"].items():
             teacher_recipe = _of_task(teacher_recipe, task_name)
             for seed in campaign["seeds"]:
-                about = {"task": task, "seed": seed, "stages": campaign["stages"]}
-                first = ("teacher", f"{task_name}.{teacher}.{seed}")
+                about = {
+                    "task": task, "seed": seed, "stages": campaign["stages"], "engine": campaign.get("engine", "jax"),
+                }  # fmt: skip
+                first = ("teacher", f"{prefix}{task_name}.{teacher}.{seed}")
                 amount = teacher_recipe["epochs"] * task["train_examples"]
-                found.append(
-                    Node(*first, {**about, "network": teacher, "recipe": teacher_recipe}, (), ((teacher, amount),))
-                )
-                for student, recipe in campaign["students"].items():
-                    recipe = _of_task(recipe, task_name)
-                    key = f"{task_name}.{teacher}.{student}.{seed}"
+                given = {**about, "network": teacher, "recipe": teacher_recipe}
+                found.append(Node(*first, given, (), ((teacher, amount),), experiment))
+                for student, mark, recipe in _recipes(campaign["students"], task_name):
+                    key = f"{prefix}{task_name}.{teacher}.{student}{mark}.{seed}"
                     common = {
                         **about, "teacher_network": teacher, "teacher_recipe": teacher_recipe, "network": student,
                         "recipe": recipe, "temperatures": campaign["temperatures"],
@@ -100,12 +134,15 @@ def nodes(scale: str, places: dict[str, str] | None = None) -> list[Node]:
                         "temperature_scaling": campaign["temperature_scaling"],
                     }  # fmt: skip
                     trainings = ((student, recipe["epochs"] * task["train_examples"]),) * count
-                    found.append(Node("student", key, {**common, "methods": campaign["methods"]}, (first,), trainings))
+                    own = {**common, "methods": campaign["methods"], "stops": stops}
+                    found.append(Node("student", key, own, (first,), trainings, experiment))
+                    if not campaign["along"]:
+                        continue
                     found.append(
                         Node(
                             "complexity", key,
                             {**common, "methods": campaign["along"], "points": points, "ridge": campaign["ridge"]},
-                            (first, ("student", key)),
+                            (first, ("student", key)), (), experiment,
                         )
                     )  # fmt: skip
     return found
@@ -113,7 +150,7 @@ def nodes(scale: str, places: dict[str, str] | None = None) -> list[Node]:
 
 def save_places(scale: str, entries: list[str]) -> dict[str, str]:
     """Check `NAME=PATH` entries and keep them for the Snakefile, with what tells whether those data have changed."""
-    names = {task["data"] for task in (read(scale).get("campaign") or {}).get("tasks", {}).values()}
+    names = {task["data"] for fields in parts(scale).values() for task in fields["tasks"].values()}
     places, states = {}, {}
     for entry in entries:
         name, equals, path = entry.partition("=")
@@ -135,6 +172,18 @@ def saved_places(scale: str) -> tuple[dict, dict]:
     kept = ROOT / "_build" / scale / "places.json"
     found = json.loads(kept.read_text()) if kept.exists() else {"places": {}, "states": {}}
     return found["places"], found["states"]
+
+
+def _recipes(students: dict, task_name: str):
+    """`(student, mark, recipe)`: one for each learning rate where a student has a list of them, told by its mark."""
+    for student, recipe in students.items():
+        recipe = _of_task(recipe, task_name)
+        rates = recipe.get("learning_rate")
+        if isinstance(rates, list):
+            for rate in rates:
+                yield student, f"-{rate:g}", {**recipe, "learning_rate": rate}
+        else:
+            yield student, "", recipe
 
 
 def _of_task(recipe, task_name):

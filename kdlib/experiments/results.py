@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kdlib.experiments.methods import METHODS
+from kdlib.experiments.methods import COMPARED
 from kdlib.tools.files import read_rows, records_folder, write_rows
 from kdlib.tools.provenance import ROOT, device_name, provenance
 
@@ -48,7 +48,7 @@ def campaign(name: str, scale: str) -> list[dict[str, Any]]:
 
 
 def by_variant(rows: Rows, metric: str) -> dict[tuple, dict[tuple, dict[float, float]]]:
-    """The students of the table `runs`, sorted.
+    """The students of the table `runs`, of the methods `COMPARED`, sorted.
 
     Returns
     -------
@@ -57,11 +57,11 @@ def by_variant(rows: Rows, metric: str) -> dict[tuple, dict[tuple, dict[float, f
     """
     found = {}
     for row in rows:
-        if row["role"] == "student":
+        if row["role"] == "student" and row["method"] in COMPARED:
             case = tuple(row[column] for column in ("data", "noise", "teacher_network", "network"))
             variant = row["method"], row["temperature"], row["soft_ratio"]
             found.setdefault(case, {}).setdefault(variant, {})[row["seed"]] = row[metric]
-    order = lambda variant: (METHODS.index(variant[0]), *variant[1:])
+    order = lambda variant: (COMPARED.index(variant[0]), *variant[1:])
     return {case: {v: found[case][v] for v in sorted(found[case], key=order)} for case in sorted(found, key=str)}
 
 

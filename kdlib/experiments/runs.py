@@ -14,8 +14,9 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,16 @@ from kdlib.training.loop import EngineName, Trained, train
 from kdlib.training.recipe import Recipe
 from kdlib.training.teacher import Teacher
 
+ANOTHER = 1000  # added to the seed of a student that repeats another one
 CODE = "kdlib.experiments.runs"  # whose hash, with all that it reaches, marks a run
 
 
 @dataclass(frozen=True)
 class ImageTask:
-    """Images with disjoint splits, and the share of training labels replaced by a random other one.
+    """Images with disjoint splits, and the share of training and validation labels replaced by a random other one.
 
-    Augmentation and the order of examples belong to a `Recipe`; splits and noise are the same for all seeds.
+    Validation labels are as noisy as the training's, since whoever has noisy labels chooses by such. Augmentation and
+    the order of examples belong to a `Recipe`; splits and noise are the same for all seeds.
     """
 
     data: str
@@ -65,15 +68,16 @@ class ImageTask:
         sizes = {"train": self.train_examples, "validation": self.validation_examples, "test": self.test_examples}
         dataset = load(self.data, sizes=sizes, normalisation="standard", dtype=np.float32, progress=progress)
         generator, count = np.random.default_rng(12), len(dataset.classes)
-        labels = dataset.train.labels.copy()
-        wrong = np.flatnonzero(generator.random(len(labels)) < self.noise)
-        labels[wrong] = (labels[wrong] + generator.integers(1, count, len(wrong))) % count
-        return LoadedTask(self, dataset, labels)
+        labels, chosen_by = (
+            _with_noise(split.labels, self.noise, count, generator) for split in (dataset.train, dataset.validation)
+        )
+        splits = {**dataset.splits, "validation": replace(dataset.validation, labels=chosen_by)}
+        return LoadedTask(self, replace(dataset, splits=splits), labels)
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task with its images, and the labels that networks are trained on. Made by `ImageTask.load`."""
+    """A task with its images, and the labels that networks are trained on, noise included. Made by `ImageTask.load`."""
 
     task: ImageTask
     dataset: Dataset
@@ -125,6 +129,7 @@ def run(
         "keep": list(keep), "teacher": teacher_name, "code": code_hash(CODE), "versions": versions(engine),
         "engine": engine,
     }  # fmt: skip
+    made_with = provenance(CODE)  # now: the files may change while it trains
     run_id = f"{name}-{mark(asked)}"
     place = Path(folder) / run_id
     record = place / "run.json"
@@ -144,12 +149,19 @@ def run(
                 "images_per_second": trained.images_per_second, "engine": engine, "device": device_name(),
                 **_computer(engine), "data_sha256": dataset.sha256,
                 "code": asked["code"], "trained_with": asked["code"],
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **provenance(CODE),
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **made_with,
             }  # fmt: skip
             content = {"asked": asked, "row": row, "steps": list(trained.steps), "history": trained.history.tolist()}
             write_whole(record, json.dumps(content, indent=1))
             (place / "state.msgpack").unlink(missing_ok=True)
     return read_finished(place, dataset)
+
+
+def _with_noise(labels: np.ndarray, share: float, count: int, generator: np.random.Generator) -> np.ndarray:
+    labels = labels.copy()
+    wrong = np.flatnonzero(generator.random(len(labels)) < share)
+    labels[wrong] = (labels[wrong] + generator.integers(1, count, len(wrong))) % count
+    return labels
 
 
 def read_finished(place: Path, dataset: Dataset) -> Finished:
@@ -175,7 +187,7 @@ def versions(engine: EngineName = "jax") -> list[str]:
 
 
 def supervision(
-    method: str, teacher: Finished, dataset: Dataset, *, baseline: Finished | None = None
+    method: str, teacher: Finished, dataset: Dataset, *, baseline: Finished | None = None, share: float = 1.0
 ) -> tuple[Teacher | None, str, int | None]:
     """What a method of distillation supervises a student with.
 
@@ -184,9 +196,12 @@ def supervision(
     method
         of `METHODS`: "baseline" (labels only), "offline" (the teacher at its end), "early-stopped" (its checkpoint of
         least cross-entropy on the validation images), "online" (each of its checkpoints for one stage of the student's
-        training, the last for the last), "self" (the student's own network, trained on the labels).
+        training, the last for the last), "self" (the student's own network, trained on the labels), "stopped" (its
+        checkpoint after a `share` of its training), "repeat" (as offline: see `students`).
     teacher, baseline
         the teacher's run, and the student's own baseline for "self".
+    share
+        of the teacher's training, for "stopped".
     dataset
         whose validation images choose the early-stopped checkpoint.
 
@@ -207,6 +222,11 @@ def supervision(
     if method == "online":
         return teacher_at(source.trained, "all"), f"{source.row['run']}@all", None
     step = source.trained.steps[-1]
+    if method == "stopped":
+        wanted = round(share * step)
+        step = min((kept for kept in source.trained.steps if kept), key=lambda kept: abs(kept - wanted))
+        if abs(step - wanted) > 1:
+            raise ValueError(f"the teacher has no checkpoint after {share:g} of its training: choose from its stages")
     if method == "early-stopped":
         images, labels = dataset.validation.images, dataset.validation.labels
         loss = lambda step: evaluation(source.trained.logits(images, step), labels)["cross_entropy"]
@@ -225,7 +245,7 @@ def teacher_at(trained: Trained, stage: str) -> Teacher:
 def students(
     loaded: LoadedTask, *, teacher_network: str, teacher_recipe: dict[str, Any], network: str, recipe: dict[str, Any],
     methods: Sequence[str], temperatures: Sequence[float], soft_ratios: Sequence[float],
-    temperature_scaling: TemperatureScaling,
+    temperature_scaling: TemperatureScaling, stops: Sequence[float] = (),
     seed: int, stages: int, folder: str | Path, engine: EngineName = "jax", progress: bool = True,
 ) -> tuple[Finished, dict[tuple[str, float, float], Finished]]:  # fmt: skip
     """Every student of one network and seed: all methods, temperatures and soft ratios, on one teacher.
@@ -234,14 +254,18 @@ def students(
     ----------
     teacher_recipe, recipe
         dictionaries for `Recipe`; the seed and the loss are added.
+    stops
+        shares of the teacher's training, of those that `stages` keeps, for the method "stopped".
     stages
         checkpoints of the teacher and of each student, at equal shares of their trainings.
 
-    The others are as in `run` and `DistillationLoss`. What has ended is read.
+    The others are as in `run` and `DistillationLoss`. What has ended is read. The method "repeat" is "offline" with
+    other weights, batches and augmentation (those of the seed plus `ANOTHER`): its difference from "offline" is noise.
 
     Returns
     -------
-    `(teacher, {(method, temperature, soft_ratio): student})`; the baseline's key is `("baseline", 1.0, 0.0)`.
+    `(teacher, {(method, temperature, soft_ratio): student})`; the baseline's key is `("baseline", 1.0, 0.0)`; that of
+    "stopped" has the share as a fourth entry.
     """
     keep = [k / stages for k in range(1, stages)]
     teacher = run(
@@ -249,24 +273,34 @@ def students(
         keep=keep, columns={"role": "teacher", "method": "baseline"}, engine=engine, progress=progress,
     )  # fmt: skip
     teacher_test = teacher.trained.logits(loaded.dataset.test.images)
-    variants = [("baseline", 1.0, 0.0)] if {"baseline", "self"} & set(methods) else []
-    variants += [(m, t, ratio) for m in methods if m != "baseline" for t in temperatures for ratio in soft_ratios]
+    variants: list[tuple] = [("baseline", 1.0, 0.0)] if {"baseline", "self"} & set(methods) else []
+    for method, temperature, soft_ratio in product(methods, temperatures, soft_ratios):
+        if method != "baseline":
+            variants += [
+                (method, temperature, soft_ratio, *rest)
+                for rest in ([(stop,) for stop in stops] if method == "stopped" else [()])
+            ]
     trained, baseline = {}, None
-    for method, temperature, soft_ratio in variants:
-        supervisor, name, step = supervision(method, teacher, loaded.dataset, baseline=baseline)
+    for variant in variants:
+        method, temperature, soft_ratio, *stop = variant
+        share = stop[0] if stop else 1.0
+        supervisor, name, step = supervision(method, teacher, loaded.dataset, baseline=baseline, share=share)
         loss = DistillationLoss(soft_ratio, temperature, temperature_scaling) if supervisor else None
+        own_seed = seed + ANOTHER if method == "repeat" else seed
         student = run(
-            f"{network}-{method}-{temperature:g}-{soft_ratio:g}-{seed}", loaded, network,
-            Recipe(**recipe, loss=loss, seed=seed), folder, teacher=supervisor, teacher_name=name, keep=[0, *keep],
-            engine=engine, progress=progress, columns={"role": "student", "method": method, "teacher_step": step or ""},
+            f"{network}-{method}-{temperature:g}-{soft_ratio:g}-{own_seed}", loaded, network,
+            Recipe(**recipe, loss=loss, seed=own_seed), folder, teacher=supervisor, teacher_name=name, keep=[0, *keep],
+            engine=engine, progress=progress,
+            columns={"role": "student", "method": method, "teacher_step": step or ""},
         )  # fmt: skip
         # A baseline has no teacher, so its training is the same for all of them; its row says with which it is
         # compared.
         student.row.update(teacher_network=teacher_network, teacher_accuracy=teacher.row["test_accuracy"])
+        student.row.update(seed=seed, teacher_share=share if supervisor else "")
         student.row["fidelity"] = agreement(student.trained.logits(loaded.dataset.test.images), teacher_test)
         baseline = student if method == "baseline" else baseline
         if method in methods:
-            trained[method, temperature, soft_ratio] = student
+            trained[variant] = student
     return teacher, trained
 
 

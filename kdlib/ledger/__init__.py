@@ -4,7 +4,7 @@
 
 from kdlib.ledger.chapters import Chapter, chapter, chapters
 from kdlib.ledger.checks import NOT_REPRODUCED, VERDICTS, CheckFailed, Ledger, Record, Twin, read_records
-from kdlib.ledger.pages import claim_verdict, claims_report, claims_table, table
+from kdlib.ledger.pages import claim_verdict, claims_report, claims_table, evidence_table, table
 from kdlib.ledger.statements import CLAIMS, STATEMENTS, Claim, Statement
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "claim_verdict",
     "claims_report",
     "claims_table",
+    "evidence_table",
     "read_records",
     "table",
 ]

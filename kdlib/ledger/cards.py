@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 def card(record: Record) -> str:
     """One check as a notebook shows it, as HTML."""
     text = html.escape
+    if record.kind == "evidence":
+        return _evidence_card(record)
     compared = {
         "identity": f"largest error {number(record.tolerance - record.slack['min'])}, tolerance "
         f"{number(record.tolerance)}",
@@ -37,6 +39,23 @@ def card(record: Record) -> str:
         f"(worst slack {number(record.twin['slack']['min'])}).<br><small>{text(record.dtype)}, n = {text(record.n)}, "
         f"seeds {text(seeds_in_words(record.seeds))}, <code>{text(record.code)}</code></small></div>"
     )
+
+
+def _evidence_card(record: Record) -> str:
+    note = f" {marked(record.note)}" if record.note else ""
+    claims = f" on claim {' and '.join(map(str, record.claims))}" if record.claims else ""
+    return (
+        f'<div class="check evidence-{record.outcome}"><strong>{html.escape(record.id)}</strong> '
+        f"{html.escape(record.title)}: <strong>{record.outcome}</strong>{claims} ({effect(record)}).{note}<br>"
+        f"<small>{html.escape(record.dtype)}, n = {html.escape(record.n)}, seeds "
+        f"{html.escape(seeds_in_words(record.seeds))}, <code>{html.escape(record.code)}</code></small></div>"
+    )
+
+
+def effect(record: Record) -> str:
+    """Of evidence: the mean effect, its interval, and what the design could have seen."""
+    low, mean, high = (number(record.measured[name]) for name in ("min", "median", "max"))
+    return f"{mean} [{low}, {high}]; could have seen {number(record.power or 0.0)}"
 
 
 def count(value: int, what: str = "comparison") -> str:

@@ -18,19 +18,22 @@ survives there.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from kdlib.ledger.cards import card
 from kdlib.ledger.chapters import chapter, chapters
 from kdlib.ledger.statements import CLAIMS, STATEMENTS
+from kdlib.tools.arrays import choice, number, real_array
 from kdlib.tools.files import records_folder, write_whole
 from kdlib.tools.provenance import ROOT, device_name, provenance
 
-Kind = Literal["identity", "bound", "rate", "observation"]
+Kind = Literal["identity", "bound", "rate", "observation", "evidence"]
+Outcome = Literal["for", "against", "undecided", "vacuous"]  # of evidence
 
 VERDICTS = {
     "identity": "proved exactly",
@@ -63,7 +66,8 @@ class Record:
     less the measured value (bound), the distance of the prediction from the edge of the interval (rate, observation).
     `claims` are the numbers of the papers' claims that the check bears on: by default those that name its statement.
     `tightness` is the range of reference / measured over a bound's trials, `vacuous` the share of trials whose bound
-    on a probability is one or more.
+    on a probability is one or more. Of evidence, `outcome` is one of `Outcome` and `power` the smallest effect that the
+    design could have seen; it has no twin (null experiments do that work), and `passed` only says that it is *for*.
     """
 
     id: str
@@ -89,8 +93,12 @@ class Record:
     note: str = ""
     claims: list = field(default_factory=list)
     provenance: dict = field(default_factory=dict)
+    outcome: str = ""
+    power: float | None = None
 
     def __repr__(self):
+        if self.kind == "evidence":
+            return f"{self.id} ({self.title}): {self.outcome}; could have seen {self.power:.3g}"
         twin = "fails, as it must" if self.twin["failed"] else "PASSES: the check cannot fail"
         return f"{self.id} ({self.title}): {self.verdict}; broken twin ({self.twin['broken']}): {twin}"
 
@@ -147,6 +155,49 @@ class Ledger:
         """
         return self._check("observation", statement, title, interval, threshold, tolerance=0.0, strict=True, **about)
 
+    def evidence(
+        self, experiment: str, title: str, differences, *, outcome: Outcome, power: float, interval,
+        claims: list[int] | tuple[int, ...] = (), code: str = "", note: str = "", n: Any = None, seeds=None,
+    ) -> Record:  # fmt: skip
+        """What an experiment says about a claim: an outcome that was reached by a rule fixed before it ran.
+
+        Parameters
+        ----------
+        experiment
+            its id: X and a number.
+        differences
+            `(seeds,)` effects.
+        outcome, power, interval
+            as `kdlib.experiments.contrasts.Evidence` has them: "for", "against", "undecided" or "vacuous"; the smallest
+            effect that could have been seen; the interval of the mean effect.
+        """
+        if not re.fullmatch(r"X\d+", experiment):
+            raise ValueError(f"evidence needs an experiment's id, X and a number, not {experiment!r}")
+        choice("outcome", outcome, get_args(Outcome))
+        differences = real_array("differences", differences, ndim=1)
+        low, high = (float(end) for end in interval)
+        record = Record(
+            id=experiment, title=title, kind="evidence", verdict=outcome, passed=outcome == "for",
+            chapter=self.chapter, code=code, hypotheses={}, trials=len(differences),
+            measured={"min": low, "median": float(np.mean(differences)), "max": high}, reference=_summary(0.0),
+            slack=_summary(differences), tolerance=0.0, tightness=None, vacuous=None, twin={},
+            dtype=self.dtype, n=str(self.n if n is None else n),
+            seeds=[int(seed) for seed in (self.seeds if seeds is None else seeds)], device=device_name(), note=note,
+            claims=list(claims), provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
+            outcome=outcome, power=number("power", power, least=0),
+        )  # fmt: skip
+        self._keep(record)
+        return record
+
+    def _keep(self, record: Record) -> None:
+        """Add a record to the chapter's file; a second one of the same name is refused."""
+        if any((record.id, record.title) == (other.id, other.title) for other in self.records):
+            raise ValueError(f"{record.id} has a check titled {record.title!r} already")
+        self.records.append(record)
+        entries = [asdict(record) for record in self.records]
+        path = Path(self.folder or records_folder()) / f"{self.chapter}.json"
+        write_whole(path, json.dumps(entries, indent=1, ensure_ascii=False))
+
     def _check(
         self, kind: Kind, statement: str, title: str, measured, reference, *, tolerance: float, twin: Twin,
         hypotheses: dict[str, Any] | None = None, code: str = "", note: str = "", n: Any = None, seeds=None,
@@ -195,12 +246,7 @@ class Ledger:
             else list(claims),
             provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
         )
-        if any((record.id, record.title) == (other.id, other.title) for other in self.records):
-            raise ValueError(f"{statement} has a check titled {title!r} already")
-        self.records.append(record)
-        entries = [asdict(record) for record in self.records]
-        path = Path(self.folder or records_folder()) / f"{self.chapter}.json"
-        write_whole(path, json.dumps(entries, indent=1, ensure_ascii=False))
+        self._keep(record)
         if unmet := [name for name, holds in hypotheses.items() if not holds]:
             raise CheckFailed(f"{statement} ({title}): hypothesis not met: {'; '.join(unmet)}")
         if not acceptable:
@@ -213,12 +259,17 @@ class Ledger:
 
 
 def read_records(folder: str | Path | None = None) -> list[Record]:
-    """All records of a folder, in the order of the statements."""
-    order = list(STATEMENTS)
+    """All records of a folder, in the order of the statements; evidence after them, by experiment."""
     paths = [path for path in sorted(Path(folder or records_folder()).glob("*.json")) if path.stem in chapters()]
     records = [Record(**entry) for path in paths for entry in json.loads(path.read_text(encoding="utf-8"))]
     places = list(chapters())
-    return sorted(records, key=lambda record: (order.index(record.id), places.index(record.chapter), record.title))
+    return sorted(records, key=lambda record: (*_order(record.id), places.index(record.chapter), record.title))
+
+
+def _order(name: str) -> tuple[int, int]:
+    if name in STATEMENTS:
+        return 0, list(STATEMENTS).index(name)
+    return 1, int(name[1:])  # an experiment's
 
 
 def _compare(kind: Kind, measured, reference, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+from typing import get_args
 
-from kdlib.ledger.cards import count, marked, number, seeds_in_words
+from kdlib.ledger.cards import count, effect, marked, number, seeds_in_words
 from kdlib.ledger.chapters import chapter
-from kdlib.ledger.checks import NOT_REPRODUCED, VERDICTS, Record, read_records
+from kdlib.ledger.checks import NOT_REPRODUCED, VERDICTS, Outcome, Record, read_records
 from kdlib.ledger.statements import CLAIMS, STATEMENTS, Claim
 
 CONDITIONAL = "holds only under conditions"
@@ -33,7 +34,8 @@ def table(records: list[Record] | None = None) -> str:
 
 def claim_verdict(claim: Claim, records: list[Record]) -> str:
     """One claim's verdict in words, from the verdicts of the checks that bear on it."""
-    checks = [record for record in records if claim.number in record.claims]
+    about = [record for record in records if claim.number in record.claims]
+    checks = [record for record in about if record.kind != "evidence"]
     if not checks:
         return "not checked"
     failed = [record for record in checks if not record.passed]
@@ -44,12 +46,35 @@ def claim_verdict(claim: Claim, records: list[Record]) -> str:
     return "; ".join(text for kind, text in VERDICTS.items() if any(record.kind == kind for record in checks))
 
 
+def evidence_count(claim: Claim, records: list[Record]) -> str:
+    """The outcomes of the experiments that bear on a claim: "2 for, 1 undecided"; empty where there are none."""
+    outcomes = [record.outcome for record in records if record.kind == "evidence" and claim.number in record.claims]
+    found = [(outcome, outcomes.count(outcome)) for outcome in get_args(Outcome)]
+    return ", ".join(f"{number} {outcome}" for outcome, number in found if number)
+
+
+def evidence_table(records: list[Record] | None = None) -> str:
+    """The experiments' contrasts as an HTML table: outcome, effect, and what the design could have seen."""
+    records = [record for record in (read_records() if records is None else records) if record.kind == "evidence"]
+    text = html.escape
+    rows = "".join(
+        f'<tr class="evidence-{record.outcome}"><td>{record.id}</td><td>{text(record.title)} '
+        f"({chapter(record.chapter).link})</td><td>{record.outcome}</td><td>{effect(record)}</td>"
+        f"<td>{', '.join(map(str, record.claims))}</td><td>{text(record.dtype)}; n = {text(record.n)}; seeds "
+        f"{text(seeds_in_words(record.seeds))}</td></tr>"
+        for record in records
+    )
+    heads = ("id", "contrast", "outcome", "effect", "claim", "run")
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    return f'<div class="ledger"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
 def claims_table(records: list[Record] | None = None) -> str:
     """The papers' claims as an HTML table: verdict, and how the checks behind each one came out."""
     records = read_records() if records is None else records
     rows = []
     for claim in CLAIMS:
-        checks = [record for record in records if claim.number in record.claims]
+        checks = [record for record in records if claim.number in record.claims and record.kind != "evidence"]
         passed = f"{sum(record.passed for record in checks)} of {len(checks)}" if checks else ""
         cells = (
             f'<a href="ledger.html#claim-{claim.number}">{claim.number}</a>',
@@ -57,10 +82,13 @@ def claims_table(records: list[Record] | None = None) -> str:
             html.escape(claim.text),
             f"<strong>{html.escape(claim_verdict(claim, records))}</strong>",
             passed,
+            evidence_count(claim, records),
             ", ".join(_statement_link(statement) for statement in claim.statements),
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    heads = "".join(f"<th>{head}</th>" for head in ("", "from", "claim", "verdict", "checks passed", "statements"))
+    heads = "".join(
+        f"<th>{head}</th>" for head in ("", "from", "claim", "verdict", "checks passed", "evidence", "statements")
+    )
     return (
         f'<div class="figure-table"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
@@ -71,12 +99,14 @@ def claims_report(records: list[Record] | None = None) -> str:
     records = read_records() if records is None else records
     parts = []
     for claim in CLAIMS:
-        checks = [record for record in records if claim.number in record.claims]
+        checks = [record for record in records if claim.number in record.claims and record.kind != "evidence"]
         ratios = [record.tightness for record in checks if record.tightness and record.vacuous is not None]
         tight = ""
         if ratios:
             low, high = min(ratio["min"] for ratio in ratios), max(ratio["max"] for ratio in ratios)
             tight = f" Bound / measured: {number(low)} to {number(high)}."
+        outcomes = evidence_count(claim, records)
+        evidence = f" Evidence from experiments: {outcomes}." if outcomes else ""
         conditional = claim_verdict(claim, records).startswith(CONDITIONAL)
         condition = f" {html.escape(claim.condition)}" if conditional else ""
         body = "".join(
@@ -96,7 +126,7 @@ def claims_report(records: list[Record] | None = None) -> str:
             f"{html.escape(claim.text)} "
             f"<em>{html.escape(claim.source)}</em><br>Verdict: "
             f"<strong>{html.escape(claim_verdict(claim, records))}</strong>."
-            f"{condition}{tight}</p>{folded}</div>"
+            f"{condition}{tight}{evidence}</p>{folded}</div>"
         )
     return "".join(parts)
 

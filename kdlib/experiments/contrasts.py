@@ -1,0 +1,231 @@
+"""What an experiment compares, written down before it runs, and what its table then says.
+
+`workflow/experiments.yaml` has the experiments X1, X2, ...: each a question and its contrasts, the difference of a
+column between two kinds of rows with the same seed, the sign that counts for the claim, and the smallest effect the
+design was made for. `evaluate` gives each contrast one of four outcomes (section 13 of the derivations): *for*,
+*against*, *undecided*, or *vacuous*, where nothing was compared because both kinds were the same training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from jsonschema import Draft202012Validator
+from scipy.stats import t as student_t
+
+from kdlib.experiments.results import Rows, paired
+from kdlib.tools.arrays import number
+from kdlib.tools.intervals import clopper_pearson, mean_interval
+from kdlib.tools.provenance import ROOT
+
+Outcome = Literal["for", "against", "undecided", "vacuous"]
+PLAN = ROOT / "workflow" / "experiments.yaml"
+CASE = ("data", "noise", "teacher_network", "network")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference of two kinds of rows.
+
+    Attributes
+    ----------
+    experiment, name
+        the experiment's id, and what is compared, as a sentence that the effect answers.
+    metric, first, second
+        a column, and the values by which the rows of each kind are known: the effect is first less second.
+    sign
+        1 if an increase counts for the claim, -1 if a decrease does; 0 for a null experiment, where nothing should be
+        seen.
+    smallest
+        the effect that the design was made to see, in the metric's unit times `times`.
+    times
+        what the metric is multiplied by: 100 makes points of accuracies.
+    claims
+        numbers of the papers' claims that it bears on.
+    by
+        columns that tell cases apart; each case is a contrast of its own.
+    """
+
+    experiment: str
+    name: str
+    metric: str
+    first: dict[str, Any]
+    second: dict[str, Any]
+    sign: int
+    smallest: float
+    times: float = 100.0
+    claims: tuple[int, ...] = ()
+    by: tuple[str, ...] = CASE
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a table says about a contrast in one case.
+
+    Attributes
+    ----------
+    differences
+        `(seeds,)`, in the contrast's unit.
+    interval
+        of their mean, Student's t, not corrected.
+    p, adjusted
+        two-sided, of a mean of zero; by itself, and corrected with the experiment's other contrasts (Holm).
+    detectable
+        the effect that a design with these seeds and this spread sees four times in five.
+    """
+
+    contrast: Contrast
+    case: tuple
+    differences: np.ndarray
+    interval: tuple[float, float]
+    p: float
+    adjusted: float
+    detectable: float
+    outcome: Outcome
+
+    @property
+    def mean(self) -> float:
+        return float(self.differences.mean())
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of the campaign: its id, title, question and contrasts."""
+
+    id: str
+    title: str
+    question: str
+    contrasts: tuple[Contrast, ...]
+
+
+@lru_cache
+def experiments(path: Path = PLAN) -> dict[str, Experiment]:
+    """`{id: Experiment}` of the plan; ValueError with all that is wrong in it."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    errors = sorted(Draft202012Validator(_SCHEMA).iter_errors(content), key=lambda error: list(map(str, error.path)))
+    if errors:
+        lines = [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in errors]
+        raise ValueError("\n".join([f"{path.name} is not a plan of experiments:", *lines]))
+    found = {}
+    for name, entry in content.items():
+        contrasts = [
+            Contrast(name, **{**fields, "claims": tuple(fields.get("claims", ())), "by": tuple(fields.get("by", CASE))})
+            for fields in entry["contrasts"]
+        ]
+        found[name] = Experiment(name, entry["title"], entry["question"], tuple(contrasts))
+    return found
+
+
+def evaluate(contrasts: Sequence[Contrast], rows: Rows, *, delta: float = 0.05) -> list[Evidence]:
+    """The contrasts of one experiment on its rows, corrected together.
+
+    Parameters
+    ----------
+    contrasts
+        of one experiment.
+    rows
+        of the table `runs` or `along`; those of other experiments are left out by their column `experiment`.
+    delta
+        level of intervals and outcomes.
+
+    Returns
+    -------
+    One `Evidence` for each contrast and case that two seeds at least have; what has not run is not there.
+    """
+    delta = number("delta", delta, above=0, below=1)
+    if len({contrast.experiment for contrast in contrasts}) > 1:
+        raise ValueError("contrasts of several experiments: each is corrected by itself")
+    found = []
+    for contrast in contrasts:
+        own = [row for row in rows if row.get("experiment", contrast.experiment) == contrast.experiment]
+        for case, values in paired(own, contrast.metric, contrast.first, contrast.second, contrast.by).items():
+            if len(values) > 1:
+                found.append(_evidence(contrast, case, contrast.times * np.array(values), delta))
+    adjusted = holm([evidence.p for evidence in found])
+    return [
+        replace(evidence, adjusted=p, outcome=_outcome(evidence, p, delta))
+        for evidence, p in zip(found, adjusted, strict=True)
+    ]
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """`(k,)` p-values corrected for being several (Holm 1979): at least the given ones, at most one."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(steps, 1.0)
+    return corrected
+
+
+def false_alarms(evidence: Sequence[Evidence], *, delta: float = 0.05) -> tuple[int, int, tuple[float, float]]:
+    """Null experiments whose interval misses zero: `(how many, of how many, interval of the rate)`."""
+    nulls = [one for one in evidence if one.contrast.sign == 0 and one.outcome != "vacuous"]
+    if not nulls:
+        raise ValueError("no null experiment among these")
+    alarms = sum(one.p < delta for one in nulls)
+    low, high = clopper_pearson(alarms, len(nulls), delta)
+    return alarms, len(nulls), (float(low), float(high))
+
+
+def _evidence(contrast: Contrast, case: tuple, differences: np.ndarray, delta: float) -> Evidence:
+    interval = mean_interval(differences, delta)
+    freedom, error = len(differences) - 1, differences.std(ddof=1) / np.sqrt(len(differences))
+    if error:
+        p = float(2 * student_t.sf(abs(differences.mean()) / error, freedom))
+    else:  # every seed the same: a difference is then certain, and none is none
+        p = 0.0 if differences.any() else 1.0
+    detectable = float((student_t.ppf(1 - delta / 2, freedom) + student_t.ppf(0.8, freedom)) * error)
+    return Evidence(contrast, case, differences, interval, p, p, detectable, "undecided")
+
+
+def _outcome(evidence: Evidence, adjusted: float, delta: float) -> Outcome:
+    if not evidence.differences.any():
+        return "vacuous"
+    if adjusted >= delta or evidence.contrast.sign == 0:
+        return "undecided"
+    return "for" if np.sign(evidence.mean) == evidence.contrast.sign else "against"
+
+
+_SCHEMA = {
+    "type": "object",
+    "minProperties": 1,
+    "patternProperties": {
+        "^X[0-9]+$": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["title", "question", "contrasts"],
+            "properties": {
+                "title": {"type": "string"},
+                "question": {"type": "string"},
+                "contrasts": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["name", "metric", "first", "second", "sign", "smallest"],
+                        "properties": {
+                            "name": {"type": "string"},
+                            "metric": {"type": "string"},
+                            "first": {"type": "object"},
+                            "second": {"type": "object"},
+                            "sign": {"enum": [-1, 0, 1]},
+                            "smallest": {"type": "number", "exclusiveMinimum": 0},
+                            "times": {"type": "number", "exclusiveMinimum": 0},
+                            "claims": {"type": "array", "items": {"type": "integer"}},
+                            "by": {"type": "array", "items": {"type": "string"}},
+                        },
+                    },
+                },
+            },
+        }
+    },
+    "additionalProperties": False,
+}
