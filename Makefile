@@ -7,6 +7,7 @@ SCALE ?= quick## of chapters and experiments, as in workflow/scales
 JOBS ?= 2## chapters at a time
 NAME ?=## of a page, for `make chapter`
 DATA ?=## for `make reproduce`: "name=path ...", images that are not where they are expected
+MINUTES ?=## for `make reproduce`: end in that time, with everything kept
 PROFILE ?=## for `make reproduce`: a cluster's, as in workflow/profiles
 
 ifeq ($(ACCELERATOR),cuda)
@@ -30,7 +31,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 PYTEST := KDLIB_RECORDS="$(CURDIR)/_build/test-records" KDLIB_LOCK=$(LOCK) python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := book
-.PHONY: help book chapter check types test test-cluster reproduce accept environment torch outputs results browser lint notebook-diffs \
+.PHONY: help book chapter check types test test-cluster reproduce data accept environment torch outputs results browser lint notebook-diffs \
   benchmark benchmark-ntk benchmark-engines benchmark-bfloat16 certified lock clean
 
 help: ## this list
@@ -63,7 +64,11 @@ test-cluster: environment ## a job on a Slurm of this machine's own (root; it st
 
 # Killed, it goes on where it was.
 reproduce: environment ## the papers' experiments at a scale: trainings, kernels, tables
-	@python -m workflow.reproduce --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK) $(if $(PROFILE),--profile "$(PROFILE)" --retries 3) $(if $(DATA),--data $(DATA))
+	@python -m workflow.reproduce --scale $(SCALE) $(if $(filter file,$(origin JOBS)),,--jobs $(JOBS)) --lock $(LOCK) \
+	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PROFILE),--profile "$(PROFILE)" --retries 3) $(if $(DATA),--data $(DATA))
+
+data: environment ## fetch and verify a scale's images, for compute nodes without a network
+	@python -m workflow.fetch --scale $(SCALE) $(if $(DATA),--data $(DATA))
 
 accept: environment ## keep finished trainings over a change of code, where a repeat of each kind is the same to the bit
 	@python -m workflow.accept --scale $(SCALE)
@@ -98,6 +103,7 @@ outputs: book ## execute the chapters and store their outputs in book/, which is
 
 # Of chapters after `make book SCALE=...`, of experiments after `make reproduce SCALE=...`.
 results: environment ## keep a scale's tables, with their provenance, for readers who cannot run it
+	@[ -e _build/$(SCALE)/records/runs.csv ] || ! grep -q '^campaign:' workflow/scales/$(SCALE).yaml || python -m workflow.reproduce --scale $(SCALE) --so-far
 	@mkdir -p results/$(SCALE) && cp _build/$(SCALE)/records/*.csv results/$(SCALE)/ && ls results/$(SCALE)
 
 lint: environment ## mend what ruff can mend

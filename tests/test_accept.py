@@ -6,6 +6,7 @@ import pytest
 
 from kdlib.experiments import runs
 from kdlib.tools.provenance import code_hash
+from kdlib.training.recipe import Recipe
 from workflow.accept import accept
 
 TASK = runs.ImageTask("fashion-mnist", 128, 60, 50)
@@ -51,6 +52,20 @@ def test_what_comes_out_the_same_is_kept_and_names_both_hashes(old_runs, monkeyp
         folder=old_runs, progress=False,
     )  # fmt: skip
     assert accept(old_runs, load) == {}
+
+
+def test_a_long_training_is_repeated_in_part(tmp_path, monkeypatch):
+    """Its rows say so; and a change that shows only later goes unnoticed, which is what it costs."""
+    monkeypatch.setattr("workflow.accept.LONG", 0.0)
+    folder = tmp_path / "long"
+    monkeypatch.setattr(runs, "code_hash", lambda *_: "of-old")
+    runs.run(
+        "one", TASK.load(), "perceptron", Recipe(**RECIPE), folder, keep=[0.25, 0.5],
+        columns={"role": "teacher", "method": "baseline"}, progress=False,
+    )  # fmt: skip
+    monkeypatch.setattr(runs, "code_hash", code_hash)
+    assert list(accept(folder, load).values()) == [(1, 0)]
+    assert contents(folder, "row")[0]["repeated"] == 0.5
 
 
 def test_what_comes_out_differently_is_left_alone_with_all_that_it_taught(old_runs):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdlib.complexity import certified_supervision_complexity, supervision_complexity
+from kdlib.complexity import certified, certified_supervision_complexity, supervision_complexity
 from kdlib.kernels import empirical_ntk, ntk_operator
 from kdlib.training.networks import Perceptron
 
@@ -85,6 +85,25 @@ def test_without_a_bound_of_the_spectrum_there_is_no_upper_end():
     matrix, y = Matrix(60, 1e3, np.float64, 0), np.ones(60)
     found = certified_supervision_complexity(matrix, y, progress=False)
     assert found.upper == np.inf and 0 < found.lower <= matrix.truth(y)
+
+
+@pytest.mark.parametrize("rank", [0, 100])
+def test_the_interval_holds_whatever_the_iteration_did(monkeypatch, rank):
+    """Steps that spoil the iterate by 1 % and report a tenth of its residual: an interval from the recurrence's own
+    numbers would miss the truth by 1e-2, this one contains it, and is wide."""
+    step = certified._step
+
+    def spoiled(state, *given):
+        after = step(state, *given)
+        return after._replace(x=1.01 * after.x, r=0.1 * after.r, rz=0.01 * after.rz)
+
+    matrix, y = Matrix(120, 1e3, np.float64, 0), np.ones(120)
+    options = dict(smallest_eigenvalue=matrix.eigenvalues[0], tolerance=1e-4, rank=rank, progress=False)
+    honest = certified_supervision_complexity(matrix, y, **options)
+    monkeypatch.setattr(certified, "_step", spoiled)
+    found = certified_supervision_complexity(matrix, y, **options)
+    assert found.lower <= matrix.truth(y) <= found.upper
+    assert honest.relative_width < 2e-4 < 1e-3 < found.relative_width
 
 
 @pytest.mark.parametrize("rank", [50, 100, 110])

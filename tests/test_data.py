@@ -306,7 +306,24 @@ def test_a_download_with_other_content_is_refused_and_not_kept(server):
     (folder / cached.name).write_bytes(b"something else")
     with pytest.raises(sources.DataUnavailableError, match="arrived damaged"):
         data.load("cifar10", progress=False)
-    assert not cached.exists() and not list(cached.parent.glob("*"))
+    assert not cached.exists() and not list(cached.parent.glob("[!.]*"))
+
+
+def test_jobs_that_start_together_download_once(server):
+    """Without the lock each of the eight fetches the file, or finds it half written."""
+    requests, barrier = server[2], threading.Barrier(8)
+    found = []
+
+    def start():
+        barrier.wait()
+        found.append(sources.locate("cifar10", progress=False)[0].read_bytes())
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(requests) == 1 and len(found) == 8 and len(set(found)) == 1
 
 
 def test_offline_says_which_file_to_put_where(tmp_path, monkeypatch):

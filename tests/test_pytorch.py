@@ -126,7 +126,7 @@ def test_a_training_with_stages_of_a_teacher_is_that_of_jax():
 def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, recipe, name):
     options = {"recipe": recipe, "network": NETWORKS[name], "keep": [0, 0.5]}
     whole = trained("torch", tmp_path / "whole", **options)
-    states, write = [], loop.write_whole
+    states, write = [], loop.write_in_parts
 
     def failing(path, content):
         write(path, content)
@@ -134,10 +134,10 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, recipe
         if len(states) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "write_whole", failing)
+    monkeypatch.setattr(loop, "write_in_parts", failing)
     with pytest.raises(KeyboardInterrupt):
         trained("torch", tmp_path / "killed", **options, save_every=0)
-    monkeypatch.setattr(loop, "write_whole", write)
+    monkeypatch.setattr(loop, "write_in_parts", write)
     with pytest.raises(ValueError, match="another training"):
         trained("jax", tmp_path / "killed", **options)
     resumed = trained("torch", tmp_path / "killed", **options)

@@ -6,15 +6,17 @@ import re
 import select
 import subprocess
 import sys
+from argparse import Namespace
 
 import nbformat
 import pytest
 import yaml
 from campaign import RECIPE
 
+from kdlib.data import sources
 from kdlib.tools.files import read_rows
-from kdlib.tools.provenance import ROOT
-from workflow import plan, tables
+from kdlib.tools.provenance import ROOT, require_device
+from workflow import fetch, plan, reproduce, tables
 
 
 def test_plan_of_every_scale():
@@ -27,7 +29,7 @@ def test_plan_of_every_scale():
     assert all(len(node.trainings) == 9 for node in quick if node.kind == "student")
     core = {node.key: node for node in plan.nodes("core")}
     stopped = core["X2.cifar10-jpeg.resnet-20.lenet-5.1"]
-    assert len(stopped.trainings) == 1 + 2 * (1 + len(stopped.parameters["stops"])) and stopped.experiment == "X2"
+    assert len(stopped.trainings) == 1 + 2 * (2 + len(stopped.parameters["stops"])) and stopped.experiment == "X2"
     assert core["rates.cifar10-jpeg.resnet-8.lenet-5-0.05.1000"].parameters["recipe"]["learning_rate"] == 0.05
     assert plan.nodes("standard", {"cifar10": "/there"})[0].parameters["task"]["data"] == "/there"
 
@@ -63,6 +65,44 @@ def test_a_wrong_scale_is_refused(tmp_path, monkeypatch, change, message):
     with pytest.raises(SystemExit, match="no scale 'enormous': choose from wrong"):
         plan.nodes("enormous")
     plan.read.cache_clear()
+
+
+def test_the_estimate_counts_trainings_and_kernels(capsys, monkeypatch):
+    """Of quick: a teacher of 12 epochs of 2,000 images for each of three seeds; 2 x 2 students at four checkpoints."""
+    monkeypatch.setattr(reproduce, "training_operations", lambda *_: 1e9)
+    reproduce.estimate(Namespace(scale="quick"))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.match(r"  convolutional +fashion-mnist +0\.1 million images", line) for line in lines), lines
+    assert any("48 kernels of 64 images, all outputs: 640 x 640" in line for line in lines), lines
+    reproduce.estimate(Namespace(scale="core"))  # whose experiments share their teachers
+    shared = next(line for line in capsys.readouterr().out.splitlines() if "resnet-20" in line)
+    assert "2.0 million images" in shared
+
+
+@pytest.mark.slow
+def test_operations_are_counted():
+    """Of a perceptron 12 -> 64 -> 64 -> 10: six times its multiplications, within a factor of 1.5."""
+    products = 2 * 2 * 3 * 64 + 64 * 64 + 64 * 10
+    assert 1 < reproduce.training_operations("perceptron", 2) / (6 * products) < 1.5
+
+
+def test_the_images_of_a_scale_are_fetched_or_named(monkeypatch, capsys):
+    fetch.fetch("quick", {})
+    assert "fashion-mnist" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='cifar10-jpeg: say where it is, DATA="cifar10-jpeg=/path"'):
+        fetch.fetch("core", {})
+    fetch.fetch("core", {"cifar10-jpeg": "/there"})
+    monkeypatch.setattr(sources, "locate", lambda _: (_ for _ in ()).throw(sources.DataUnavailableError("no network")))
+    with pytest.raises(SystemExit, match="cifar100: no network\nfashion-mnist: no network"):
+        fetch.fetch("full", {})
+
+
+def test_a_job_for_a_gpu_does_not_run_without_one(monkeypatch):
+    monkeypatch.setenv("KDLIB_DEVICE", "gpu")
+    with pytest.raises(RuntimeError, match="JAX computes on cpu"):
+        require_device()
+    monkeypatch.setenv("KDLIB_DEVICE", "cpu")
+    require_device()
 
 
 def test_tables_name_the_experiment_of_each_row(tmp_path):
@@ -161,6 +201,16 @@ def test_killed_and_taken_up_again(make_place, wait_for, kill_all):
     assert first.stat().st_mtime == written, "the first checkpoint must not be trained again"
     assert "trainings 4 of 4, kernels 1 of 1" in output
     assert all(row["seconds"] and row["device"] and row["kdlib"] and row["data_sha256"] for row in rows)
+
+
+@pytest.mark.slow
+def test_it_ends_in_time_and_goes_on(make_place):
+    """A tenth of a minute is enough for a start and not for the end: exit status 0, nothing failed, a state kept."""
+    place = make_place(teachers={"perceptron": {**RECIPE, "epochs": 20_000}})
+    output = place.finish("--minutes", "0.5")
+    assert "minutes are over" in output and not list(place.campaign.rglob("*.failed.ipynb"))
+    (state,) = place.runs.glob("teacher-*/state.msgpack")
+    assert not (state.parent / "run.json").exists()
 
 
 @pytest.mark.slow

@@ -209,7 +209,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, networ
     recipe = dataclasses.replace(QUICK, augment="crop-flip")
     whole = trained(tmp_path / "whole", recipe, network, keep=[0, 0.5])
     in_memory = trained(None, recipe, network, keep=[0, 0.5])
-    states, write = [], loop.write_whole
+    states, write = [], loop.write_in_parts
 
     def failing(path, content):
         write(path, content)
@@ -217,10 +217,10 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, networ
         if len(states) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "write_whole", failing)
+    monkeypatch.setattr(loop, "write_in_parts", failing)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "killed", recipe, network, keep=[0, 0.5], save_every=0.0)
-    monkeypatch.setattr(loop, "write_whole", write)
+    monkeypatch.setattr(loop, "write_in_parts", write)
     resumed = trained(tmp_path / "killed", recipe, network, keep=[0, 0.5])
     for other in (resumed, in_memory):
         assert other.steps == whole.steps

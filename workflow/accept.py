@@ -3,8 +3,9 @@
 One training of each kind is repeated with today's code; a kind is all trainings with the same network, way of
 supervision, recipe (with its loss) and images, whatever their seed. If every checkpoint and every mean loss comes out
 the same to the bit, all finished trainings of that kind are kept: their folders are renamed to what today's code asks
-for, and their rows name both hashes, `code` (today's) and `trained_with`. A kind that comes out differently is not
-kept, nor are its students: `make reproduce` trains them again.
+for, and their rows name both hashes, `code` (today's) and `trained_with`. A training that took more than `LONG` seconds
+is repeated up to its second checkpoint only, and the rows of its kind say up to which share (`repeated`). A kind that
+comes out differently is not kept, nor are its students: `make reproduce` trains them again.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from kdlib.labels.loss import DistillationLoss
 from kdlib.tools.files import write_whole
 from kdlib.tools.provenance import ROOT, code_hash
 from kdlib.training.checkpoints import SavedCheckpoints
-from kdlib.training.loop import Trained, train
+from kdlib.training.loop import Paused, Trained, train
 from kdlib.training.recipe import Recipe
 from workflow import plan
 
+LONG = 300.0
 Kind = tuple[str, str, str, str]  # role, network, method, and what else was asked for, but the seed, as JSON
 
 
@@ -51,19 +53,22 @@ def accept(folder: Path, load: Callable[[dict[str, Any]], runs.LoadedTask]) -> d
     old = [
         entry
         for entry in found
-        if entry[1]["asked"]["code"] != today and entry[1]["asked"]["versions"] == runs.versions()
+        if entry[1]["asked"]["code"] != today
+        and entry[1]["asked"]["versions"] == runs.versions(entry[1]["asked"].get("engine", "jax"))
     ]
     old.sort(key=lambda entry: (_depth(entry[1]["asked"], found), entry[0].name))  # a teacher before its students
     names = {place.name: place.name for place, content in found if content["asked"]["code"] == today}
-    same: dict[Kind, bool] = {}
+    same: dict[Kind, float] = {}
     kept: dict[Kind, tuple[int, int]] = {}
     for place, content in old:
         kind = _kind(content)
         teacher, _, stage = content["asked"]["teacher"].partition("@")
         if (not teacher or teacher in names) and kind not in same:
             same[kind] = _repeats(place, content, folder / names.get(teacher, ""), stage, load)
-        good = same.get(kind, False) and (not teacher or teacher in names)
+        share = same.get(kind, 0.0)
+        good = share > 0 and (not teacher or teacher in names)
         if good:
+            content["row"]["repeated"] = share
             names[place.name] = _rename(place, content, today, f"{names[teacher]}@{stage}" if teacher else "")
         done, left = kept.get(kind, (0, 0))
         kept[kind] = (done + good, left + (not good))
@@ -86,27 +91,38 @@ def _depth(asked: dict[str, Any], found: list[tuple[Path, dict[str, Any]]]) -> i
 
 def _repeats(
     place: Path, content: dict[str, Any], teacher: Path, stage: str, load: Callable[[dict[str, Any]], runs.LoadedTask]
-) -> bool:
-    """Whether today's code trains this run to the same bits."""
-    asked = content["asked"]
+) -> float:
+    """The share of this run that today's code has trained to the same bits; zero if they differ."""
+    asked = {"engine": "jax", **content["asked"]}
     loaded = load(asked["task"])
     fields = asked["recipe"]
     recipe = Recipe(**{**fields, "loss": DistillationLoss(**fields["loss"]) if fields["loss"] else None})
     before = runs.read_finished(place, loaded.dataset).trained
     supervisor = runs.teacher_at(runs.read_finished(teacher, loaded.dataset).trained, stage) if stage else None
     print(f"{place.name}: repeating", flush=True)
+    kept = [step for step in before.steps if step]
+    limit = kept[min(1, len(kept) - 1)] if content["row"]["seconds"] > LONG else kept[-1]
     with tempfile.TemporaryDirectory() as again:
         images, labels = loaded.dataset.train.images, loaded.labels
-        after = train(before.network, recipe, images, labels, folder=again, teacher=supervisor, keep=asked["keep"])
-        paths = [(_file(before, step), _file(after, step)) for step in before.steps]
-        return (
-            before.steps == after.steps
-            and np.array_equal(before.history, after.history)
-            and all(first.read_bytes() == second.read_bytes() for first, second in paths)
-        )
+        try:
+            after = train(
+                before.network, recipe, images, labels, folder=again, teacher=supervisor, keep=asked["keep"],
+                engine=asked["engine"], pause=lambda step: step == limit,
+            )  # fmt: skip
+        except Paused:
+            pass
+        else:
+            if before.steps != after.steps or not np.array_equal(before.history, after.history):
+                return 0.0
+        for step in before.steps:
+            if step <= limit:
+                saved = _checkpoint(before, step)
+                if (Path(again) / "checkpoints" / saved.name).read_bytes() != saved.read_bytes():
+                    return 0.0
+    return limit / kept[-1]
 
 
-def _file(trained: Trained, step: int) -> Path:
+def _checkpoint(trained: Trained, step: int) -> Path:
     assert isinstance(trained.checkpoints, SavedCheckpoints)
     return trained.checkpoints.path(step)
 
@@ -117,7 +133,7 @@ def _rename(place: Path, content: dict[str, Any], today: str, teacher: str) -> s
     The folder is renamed before its record is: killed in between, `run` still finds it, and the next call ends the
     work.
     """
-    asked = {**content["asked"], "code": today, "teacher": teacher}
+    asked = {"engine": "jax", **content["asked"], "code": today, "teacher": teacher}
     name = f"{place.name.rpartition('-')[0]}-{runs.mark(asked)}"
     new = place.with_name(name)
     if new != place:

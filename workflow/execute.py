@@ -8,12 +8,15 @@ import argparse
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 
 import papermill
 
 from kdlib.tools.files import write_whole
 from workflow import slots
+
+TIME_IS_OVER = 3  # exit status
 
 
 def reason(now: dict, before: dict | None) -> str:
@@ -50,6 +53,10 @@ def execute(notebook: Path, output: Path, key: dict) -> float:
             progress_bar=False,
         )
     except papermill.PapermillExecutionError as error:
+        if error.ename == "Paused":  # not a failure: what has been trained is kept, and the next call goes on
+            partial.unlink()
+            print(f"{output.stem}: {error.evalue}", flush=True)
+            raise SystemExit(TIME_IS_OVER) from None
         partial.replace(failed)
         raise SystemExit(
             f"{notebook} failed in cell {error.cell_index}: {error.ename}: {error.evalue}\nsee {failed}"
@@ -67,6 +74,13 @@ if __name__ == "__main__":
     parser.add_argument("--parameters", default="{}", help="more of them; JSON")
     parser.add_argument("--gpu", action="store_true", help="wait for a GPU of its own, where there are GPUs")
     options = parser.parse_args()
+    if time.time() > float(os.environ.get("KDLIB_UNTIL", "inf")):
+        raise SystemExit(TIME_IS_OVER)
+    if options.gpu:
+        os.environ["KDLIB_DEVICE"] = "gpu"  # a job that should be on a GPU and is not, fails
+        flags = os.environ.get("XLA_FLAGS", "")
+        if "deterministic" not in flags:  # so that a run that was killed ends as one that was not
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     jobs = os.environ.get("KDLIB_JOBS")
     locks = slots.settle(int(jobs) if jobs else None, need_gpu=options.gpu)
     key = json.loads(options.key.read_text())

@@ -17,7 +17,7 @@ import yaml
 
 from kdlib.tools.files import read_rows
 from kdlib.tools.provenance import code_hash
-from workflow import driver, keys, plan, slots
+from workflow import driver, keys, plan, slots, tables
 from workflow.driver import ROOT
 
 
@@ -107,6 +107,8 @@ def run(options) -> int:
     environment = {name: value for name, value in os.environ.items() if name != "KDLIB_JOBS"}
     if not options.profile:
         environment["KDLIB_JOBS"] = str(options.jobs)  # this machine is shared out here: see slots.py
+    if options.minutes:
+        environment["KDLIB_UNTIL"] = str(time.time() + 60 * options.minutes)
     stop = threading.Event()
     if not options.dry_run:
         threading.Thread(target=watch, args=(options, nodes, stop), daemon=True).start()
@@ -118,17 +120,48 @@ def run(options) -> int:
     build = ROOT / "_build" / options.scale
     for path in sorted(build.rglob("*.failed.ipynb")):
         print(f"failed: {path.relative_to(ROOT)} (its log: {path.name.replace('.failed.ipynb', '.log')})")
+    failures = list(build.rglob("*.failed.ipynb"))
+    if status and options.minutes and not failures and time.time() > float(environment["KDLIB_UNTIL"]):
+        print(f"{options.minutes:g} minutes are over: the same command goes on from here")
+        return 0
     if not status:
         print(f"tables: {build / 'records'}; pages: {build / 'pages'}")
     return status
 
 
+def so_far(options):
+    """Write the tables of the jobs that have ended, as the whole campaign would."""
+    build = ROOT / "_build" / options.scale
+    nodes = plan.nodes(options.scale)
+    for table, kinds in {"runs": ("teacher", "student"), "along": ("complexity",)}.items():
+        places = [
+            (node.experiment, build / "campaign" / node.kind / f"{node.key}.csv")
+            for node in nodes
+            if node.kind in kinds
+        ]
+        done = [(experiment, path) for experiment, path in places if path.exists()]
+        print(f"{table}: {len(done)} of {len(places)} jobs have ended")
+        if done:
+            tables.gather(build / "records" / f"{table}.csv", done)
+
+
 def estimate(options):
-    """What the scale's trainings cost, by the rates of published runs; operations where a network has none."""
-    amounts, rates = defaultdict(float), defaultdict(list)
+    """What the scale's trainings and kernels cost: by the rates of published runs, by operations where there are none.
+
+    A training that several experiments share is counted once.
+    """
+    amounts, rates, seen, kernels = defaultdict(float), defaultdict(list), set(), defaultdict(int)
     for node in plan.nodes(options.scale):
+        given = node.parameters
+        if node.kind == "complexity":  # one for each student and checkpoint, the start among them
+            variants = len(given["methods"]) * len(given["temperatures"]) * len(given["soft_ratios"])
+            kernels[given["network"], given["task"]["data"], given["points"]] += variants * (given["stages"] + 1)
+        teacher = json.dumps([given["task"], given["network"], given.get("recipe"), given["seed"]], sort_keys=True)
+        if node.kind == "teacher" and teacher in seen:
+            continue
+        seen.add(teacher)
         for network, amount in node.trainings:
-            amounts[network, node.parameters["task"]["data"]] += amount
+            amounts[network, given["task"]["data"]] += amount
     for path in (ROOT / "results").glob("*/runs.csv"):
         for row in read_rows(path):
             if row["images_per_second"] not in ("", "nan"):
@@ -142,10 +175,19 @@ def estimate(options):
         )
         print(
             f"  {network:<14}{data:<16}{amount / 1e6:10.1f} million images, {operations:10.1f} PFLOP; "
-            f"{measured or 'no measured rate'}"
+            f"{measured or f'no measured rate, {operations / SUSTAINED / 3600:.1f} hours at {SUSTAINED:g} PFLOP/s'}"
+        )
+
+    classes = {"cifar100": 100, "tiny-imagenet": 200}
+    for (network, data, points), count in kernels.items():
+        side = points * classes.get(data, 10)
+        print(
+            f"  {network:<14}{data:<16}{count:8,} kernels of {points} images, all outputs: {side:,} x {side:,}, "
+            f"{8 * side**2 / 2**30:.1f} GiB, {count * side**3 / 3 / 1e15:.2f} PFLOP in float64 to factorise"
         )
 
 
+SUSTAINED = 0.01  # PFLOP/s: an assumption for networks without a rate, a few per cent of a large GPU's peak
 SIZES = {"tiny-imagenet": 64, "fashion-mnist": 28}  # pixels along a side; of the others 32
 
 
@@ -154,9 +196,9 @@ def training_operations(network: str, size: int = 32, batch: int = 8) -> float:
     import jax
     import jax.numpy as jnp
 
-    from kdlib.training.loop import compiled_step
     from kdlib.training.networks import named
     from kdlib.training.recipe import Recipe
+    from kdlib.training.step import compiled_step
 
     module = named(network, 10)
     step, optimiser = compiled_step(module, Recipe())
@@ -172,7 +214,9 @@ def training_operations(network: str, size: int = 32, batch: int = 8) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="quick")
-    parser.add_argument("--jobs", type=int, default=1, help="at a time, on this machine")
+    parser.add_argument("--jobs", type=int, help="at a time, on this machine; else one for each GPU, or two on a CPU")
+    parser.add_argument("--minutes", type=float, help="end in that time; all that has been done is kept")
+    parser.add_argument("--so-far", action="store_true", help="write the tables of what has ended, and run nothing")
     parser.add_argument("--data", nargs="*", default=[], metavar="NAME=PATH", help="where a task's images are")
     parser.add_argument("--profile", type=Path, help="of a cluster: workflow/profiles/slurm or kubernetes")
     parser.add_argument("--retries", type=int, default=0, help="of a job that fails; it resumes")
@@ -181,4 +225,9 @@ if __name__ == "__main__":
     parser.add_argument("--dry-run", action="store_true", help="say what would run")
     parser.add_argument("--estimate", action="store_true", help="say what it would cost, and run nothing")
     arguments = parser.parse_args()
-    sys.exit(estimate(arguments) if arguments.estimate else run(arguments))
+    if arguments.minutes is not None and arguments.minutes <= 0:
+        parser.error("--minutes must be above zero")
+    if arguments.jobs is None:
+        arguments.jobs = (len(slots.gpus()) if "cuda" in arguments.lock else 0) or 2
+    action = estimate if arguments.estimate else so_far if arguments.so_far else run
+    sys.exit(action(arguments))

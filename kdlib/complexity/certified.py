@@ -1,9 +1,11 @@
 """Supervision complexity without a factorisation, as an interval that contains it.
 
-Preconditioned conjugate gradients on `(K + ridge I) x = y`. In exact arithmetic the steps taken add up to a lower
-bound of `y^T (K + ridge I)^{-1} y` (Gauss quadrature), and a Gauss-Radau rule with a known lower bound of the spectrum
-gives an upper one (Golub & Meurant; the update is Meurant & Tichy's). In floating point neither is: the residual is
-computed anew at the end, and the interval widened by what the products may have lost.
+Preconditioned conjugate gradients on `A x = y`, `A = K + ridge I`. Whatever they reach, for *any* vector `x` with
+residual `r = y - A x`, `y^T A^{-1} y = x^T (y + r) + r^T A^{-1} r`; and where `A >= theta M` for the preconditioner
+`M`, `0 <= r^T A^{-1} r <= r^T M^{-1} r / theta`. So the interval takes nothing from the iteration: the residual is
+computed anew at the end, in float64. Two assumptions are left: that `A >= theta M` (by the construction of the
+preconditioner and the spectrum's lower bound), and that a product is wrong by `rounding` times the operator's norm at
+most, for which the interval is widened.
 """
 
 from __future__ import annotations
@@ -138,13 +140,12 @@ def certified_supervision_complexity(
     )  # fmt: skip
     if state is None:
         state = _start(y, preconditioner)
-    else:  # the Gauss-Radau recurrence goes on with the node it has begun with
-        preconditioner = preconditioner._replace(theta=state.theta)
+    else:
         count.products += state.products
     reason: Reason = "iterations"
     with _bar(max_iterations, state.k, progress) as bar:
         while state.rz > 0:
-            width = state.radau * state.rz if floor > 0 else state.rz * preconditioner.sigma / norm
+            width = state.rz / (preconditioner.theta if floor > 0 else norm / preconditioner.sigma)
             if bar is not None:
                 bar.set_postfix_str(f"relative width {width / (state.gauss + width):.1e}")
             lost = rounding * norm * (state.x @ state.x)
@@ -163,7 +164,7 @@ def certified_supervision_complexity(
                 _save(checkpoint, y, norm, asked, state._replace(products=count.products))
     if checkpoint:
         _save(checkpoint, y, norm, asked, state._replace(products=count.products))
-    lower, upper, widening = _enclose(state, y, count, preconditioner, floor, rounding * norm)
+    lower, upper, widening = _enclose(state.x, y, count, preconditioner, floor, rounding * norm)
     if not state.rz > 0:
         reason = "tolerance"
     if floor > 0 and reason == "tolerance" and upper - lower > 2 * tolerance * upper:
@@ -211,7 +212,7 @@ def _norm_and_rounding(product, size, seed):
 
 
 class _Preconditioner(NamedTuple):
-    """`M = U S U^T + sigma I`, with `A >= theta M`: theta is the Gauss-Radau node."""
+    """`M = U S U^T + sigma I`, with `A >= theta M`."""
 
     basis: np.ndarray
     values: np.ndarray
@@ -234,11 +235,9 @@ class _State(NamedTuple):
     rz
         `r^T M^{-1} r`.
     gauss
-        sum of the steps' parts of the quadratic form: a lower bound of it in exact arithmetic.
-    radau
-        the Gauss-Radau rule's `e^T A e / rz`: with it `gauss + radau * rz` is an upper bound in exact arithmetic.
-    theta, rank, products
-        the preconditioner's node and number of directions; products with the operator so far.
+        sum of the steps' parts of the quadratic form: a lower bound of it in exact arithmetic. It says when to stop.
+    rank, products
+        the preconditioner's number of directions; products with the operator so far.
     """
 
     k: int
@@ -247,8 +246,6 @@ class _State(NamedTuple):
     p: np.ndarray
     rz: float
     gauss: float
-    radau: float
-    theta: float
     rank: int
     products: int
 
@@ -286,15 +283,15 @@ def _preconditioner(operator, examples, size, rank, ridge, smallest, norm, lost,
 
 
 def _start(y: np.ndarray, preconditioner: _Preconditioner) -> _State:
-    z, node = preconditioner.solve(y), preconditioner.theta
+    z = preconditioner.solve(y)
     return _State(
-        k=0, x=np.zeros_like(y), r=y.copy(), p=z.copy(), rz=float(y @ z), gauss=0.0,
-        radau=1 / node if node > 0 else np.inf, theta=node, rank=len(preconditioner.values), products=0,
+        k=0, x=np.zeros_like(y), r=y.copy(), p=z.copy(), rz=float(y @ z), gauss=0.0, rank=len(preconditioner.values),
+        products=0,
     )  # fmt: skip
 
 
 def _step(state: _State, product: Callable[[np.ndarray], np.ndarray], preconditioner: _Preconditioner) -> _State:
-    """One iteration; `gauss` grows by the step's part of the quadratic form, `radau` is Meurant and Tichy's update."""
+    """One iteration; `gauss` grows by the step's part of the quadratic form."""
     image = product(state.p)
     curvature = float(state.p @ image)
     if not curvature > 0:
@@ -306,41 +303,29 @@ def _step(state: _State, product: Callable[[np.ndarray], np.ndarray], preconditi
     r = state.r - step * image
     z = preconditioner.solve(r)
     rz = float(r @ z)
-    ratio, radau = rz / state.rz, state.radau
-    if np.isfinite(radau):
-        gap, node = radau - step, preconditioner.theta
-        # Below zero only by rounding: then nothing is known but the spectrum's lower end, as at the start.
-        radau = gap / (node * gap + ratio) if gap > 0 else 1 / node
     return state._replace(
-        k=state.k + 1, x=state.x + step * state.p, r=r, p=z + ratio * state.p, rz=rz,
+        k=state.k + 1, x=state.x + step * state.p, r=r, p=z + rz / state.rz * state.p, rz=rz,
         gauss=state.gauss + step * state.rz,
-        radau=radau,
     )  # fmt: skip
 
 
 def _enclose(
-    state: _State, y: np.ndarray, product: Callable[[np.ndarray], np.ndarray], preconditioner: _Preconditioner,
+    x: np.ndarray, y: np.ndarray, product: Callable[[np.ndarray], np.ndarray], preconditioner: _Preconditioner,
     floor: float, lost: float,
 ) -> tuple[float, float, float]:  # fmt: skip
-    """The interval from the residual as it is: `y^T A^{-1} y = x^T (y + r) + r^T A^{-1} r`, widened by rounding.
+    """The interval that any `x` gives: `y^T A^{-1} y = x^T (y + r) + r^T A^{-1} r`, widened by rounding.
 
-    `lost` bounds a product's error relative to the vector's norm.
+    `lost` bounds a product's error relative to the vector's norm; so the residual's is at most `lost |x|`.
     """
-    x = state.x
     residual = y - product(x)
-    base = float(x @ (y + residual))
-    size = float(np.linalg.norm(x))
+    base, size = float(x @ (y + residual)), float(np.linalg.norm(x))
     widening = lost * size**2  # |x^T (error of A x)|
+    lower = max(base - widening, 0.0)
     if floor == 0:
-        return max(base - widening, 0.0), np.inf, widening
-    drift = residual - state.r
-    known = np.sqrt(max(state.radau * state.rz, 0.0))
-    drifted = np.sqrt(
-        max(float(drift @ preconditioner.solve(drift)), 0.0) / preconditioner.theta
-    ) + lost * size / np.sqrt(floor)
-    rest = (known + drifted) ** 2
-    widening += rest - known**2
-    return max(base - lost * size**2, 0.0), base + lost * size**2 + rest, float(widening)
+        return lower, np.inf, widening
+    known = np.sqrt(max(float(residual @ preconditioner.solve(residual)), 0.0) / preconditioner.theta)
+    rest = (known + lost * size / np.sqrt(floor)) ** 2
+    return lower, base + widening + rest, float(widening + rest - known**2)
 
 
 def _save(path: str | Path, y: np.ndarray, norm: float, asked: dict, state: _State) -> None:

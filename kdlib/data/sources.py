@@ -6,6 +6,7 @@ The MD5 sums of the downloads are those that the publishers list; Fashion-MNIST 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from dataclasses import dataclass
@@ -108,6 +109,14 @@ def _locate(file: RemoteFile, embedded: Path, cache: Path, progress: bool) -> Pa
                 f"{path} is damaged: restore it (`git checkout -- {embedded.name}`), or remove it to download it"
             )
         return path
+    cache.mkdir(parents=True, exist_ok=True)
+    # Jobs that start at the same time must not fetch one file twice, nor remove what another has just finished.
+    with open(cache / f".{file.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _fetched(file, cache, progress)
+
+
+def _fetched(file: RemoteFile, cache: Path, progress: bool) -> Path:
     path = cache / file.name
     if path.exists() and is_intact(path, file):
         return path

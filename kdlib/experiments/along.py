@@ -13,18 +13,19 @@ from tqdm import tqdm
 from kdlib.complexity.supervision import supervision_complexity
 from kdlib.data.images import Dataset
 from kdlib.experiments.measures import agreement, centred_kernel_alignment
-from kdlib.experiments.runs import Finished
+from kdlib.experiments.runs import Finished, time_is_over
 from kdlib.kernels.finite.gram import empirical_ntk
 from kdlib.path import NotPositiveDefiniteError
 from kdlib.tools.files import write_whole
-from kdlib.tools.provenance import code_hash, device_name, provenance
+from kdlib.tools.provenance import code_hash, device_name, provenance, require_device
+from kdlib.training.loop import Paused
 
 CODE = "kdlib.experiments.along"  # whose hash, with all that it reaches, marks a kernel's row
 
 
 def complexity_along(
     students: Sequence[Finished], teacher: Finished, dataset: Dataset, *, points: int, ridge: float = 1e-3,
-    progress: bool = True,
+    condition: bool = False, progress: bool = True,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Complexity of what the teacher says to each student, at each of its checkpoints.
 
@@ -42,6 +43,9 @@ def complexity_along(
         in units of the kernel's mean diagonal. A trained ReLU network can have outputs that no parameter moves on their
         own: then the kernel is singular to rounding, and without a ridge the number is not one.
 
+    condition
+        compute each kernel's condition number, too: the eigenvalues take longer than all else on a GPU's machine.
+
     Each kernel's row is kept in its student's folder, and read if it is there: a killed call loses one kernel.
 
     Returns
@@ -52,6 +56,7 @@ def complexity_along(
     the agreement with the teacher on the points.
     """
     images = np.unique(dataset.validation.images[:points], axis=0)  # equal images make the kernel singular
+    require_device()
     steps = [step for step in teacher.trained.steps if step]
     jobs = [(student, step) for student in students for step in student.trained.steps]
     teacher_grams: dict[int, np.ndarray] = {}
@@ -60,9 +65,11 @@ def complexity_along(
         folder = student.trained.folder
         if folder is None:
             raise ValueError("complexity_along keeps its rows in the students' folders: train them in one")
-        path = folder / f"complexity-{step}-{points}-{ridge:g}-{code_hash(CODE)}.json"
+        path = folder / f"complexity-{step}-{points}-{ridge:g}{'-condition' * condition}-{code_hash(CODE)}.json"
         if not path.exists():
-            row = _row(student, step, teacher, steps, images, ridge, teacher_grams)
+            if time_is_over():
+                raise Paused("the time is over: the kernels that have been computed are kept")
+            row = _row(student, step, teacher, steps, images, ridge, condition, teacher_grams)
             write_whole(path, json.dumps(row))
         rows.append(json.loads(path.read_text(encoding="utf-8")))
     return rows
@@ -70,7 +77,7 @@ def complexity_along(
 
 def _row(
     student: Finished, step: int, teacher: Finished, steps: list[int], images: np.ndarray, ridge: float,
-    teacher_grams: dict[int, np.ndarray],
+    condition: bool, teacher_grams: dict[int, np.ndarray],
 ) -> dict[str, Any]:  # fmt: skip
     """Of one student at one step. `teacher_grams` keeps the teacher's kernels, by step, from one call to the next."""
     row, network = student.row, student.trained.network
@@ -91,13 +98,16 @@ def _row(
         without: float | str = supervision_complexity(gram, targets).adjusted
     except NotPositiveDefiniteError:
         without = ""
-    values = np.linalg.eigvalsh(flat)
+    number = float("nan")
+    if condition:
+        values = np.linalg.eigvalsh(flat)
+        number = float(values[-1] / values[0])
     copied = ("run", "network", "data", "noise", "train_examples", "method", "temperature", "soft_ratio", "seed")
     return {
         **{name: row[name] for name in (*copied, "teacher_network")},
         "step": step, "share": share, "teacher_step": stage, "points": len(images), "ridge": ridge,
         "adjusted": adjusted, "adjusted_per_size": adjusted / size, "adjusted_without_ridge": without, "size": size,
-        "condition": float(values[-1] / values[0]), "mean_diagonal": mean,
+        "condition": number if condition else "", "mean_diagonal": mean,
         "kernel_alignment": centred_kernel_alignment(np.einsum("icjc->ij", gram), teacher_grams[stage]),
         "fidelity": agreement(student.trained.logits(images, step), logits),
         "data_sha256": row["data_sha256"], "code": code_hash(CODE), "device": device_name(), **provenance(CODE),

@@ -14,9 +14,10 @@ import numpy as np
 
 from kdlib.experiments.methods import COMPARED
 from kdlib.tools.files import read_rows, records_folder, write_rows
-from kdlib.tools.provenance import ROOT, device_name, provenance
+from kdlib.tools.provenance import ROOT, code_hash, device_name, provenance
 
 Rows = Sequence[Mapping[str, Any]]
+RUNS = "kdlib.experiments.runs"  # whose code a row of the table `runs` depends on
 
 
 def save(name: str, rows: Rows) -> None:
@@ -45,6 +46,11 @@ def campaign(name: str, scale: str) -> list[dict[str, Any]]:
     fresh = ROOT / "_build" / scale / "records" / f"{name}.csv"
     rows = read_rows(fresh) if fresh.exists() else published(name, scale)
     return [{column: _value(column, text) for column, text in row.items()} for row in rows]
+
+
+def other_code(rows: Rows) -> list[str]:
+    """The hashes of code, other than today's, that a campaign's rows were made with; empty if they are up to date."""
+    return sorted({row["code"] for row in rows} - {code_hash(RUNS)})
 
 
 def by_variant(rows: Rows, metric: str) -> dict[tuple, dict[tuple, dict[float, float]]]:

@@ -27,8 +27,8 @@ from kdlib.experiments.measures import agreement, evaluation
 from kdlib.experiments.methods import METHODS
 from kdlib.labels.loss import DistillationLoss, TemperatureScaling
 from kdlib.tools.arrays import integer, number
-from kdlib.tools.files import write_whole
-from kdlib.tools.provenance import ROOT, code_hash, device_name, provenance
+from kdlib.tools.files import remove_in_parts, write_whole
+from kdlib.tools.provenance import ROOT, code_hash, device_name, provenance, require_device
 from kdlib.training import networks
 from kdlib.training.checkpoints import SavedCheckpoints
 from kdlib.training.loop import EngineName, Trained, train
@@ -129,6 +129,7 @@ def run(
         "keep": list(keep), "teacher": teacher_name, "code": code_hash(CODE), "versions": versions(engine),
         "engine": engine,
     }  # fmt: skip
+    require_device()
     made_with = provenance(CODE)  # now: the files may change while it trains
     run_id = f"{name}-{mark(asked)}"
     place = Path(folder) / run_id
@@ -139,7 +140,7 @@ def run(
         if not record.exists():
             trained = train(
                 module, recipe, dataset.train.images, loaded.labels, folder=place, teacher=teacher, keep=keep,
-                engine=engine, remember=Path(folder) / "teacher-logits", pause=_time_is_over, progress=progress,
+                engine=engine, remember=Path(folder) / "teacher-logits", pause=time_is_over, progress=progress,
             )  # fmt: skip
             row = {
                 "run": run_id, "network": network, **loaded.task.columns, **recipe.columns, "teacher": teacher_name,
@@ -153,7 +154,7 @@ def run(
             }  # fmt: skip
             content = {"asked": asked, "row": row, "steps": list(trained.steps), "history": trained.history.tolist()}
             write_whole(record, json.dumps(content, indent=1))
-            (place / "state.msgpack").unlink(missing_ok=True)
+            remove_in_parts(place / "state.msgpack")
     return read_finished(place, dataset)
 
 
@@ -309,14 +310,16 @@ def runs_folder(path: str = "") -> Path:
     return Path(path) if path else ROOT / "_build" / "quick" / "runs"
 
 
-def _time_is_over(_: int) -> bool:
+def time_is_over(_: int = 0) -> bool:
+    """Whether the time in `$KDLIB_UNTIL` (seconds of the epoch) has come."""
     return time.time() > float(os.environ.get("KDLIB_UNTIL", "inf"))
 
 
 def _computer(engine: EngineName) -> dict[str, Any]:
-    """The columns that say what computed: the cores that this process may use, and PyTorch where it trained."""
+    """The columns that say what computed: cores that this process may use, PyTorch if it trained, XLA's flags."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": cores, "torch": version("torch") if engine == "torch" else ""}
+    torch = version("torch") if engine == "torch" else ""
+    return {"cores": cores, "torch": torch, "xla_flags": os.environ.get("XLA_FLAGS", "")}
 
 
 def _evaluated(split: str, trained: Trained, examples: Any) -> dict[str, float]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from kdlib.tools.provenance import ROOT
+
+PART = 15 * 2**20  # bytes: files that can be carried where larger ones cannot
+_LIST = b"kdlib parts\n"
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:
@@ -35,6 +40,49 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_in_parts(path: str | Path, content: bytes, limit: int = PART) -> None:
+    """Write `content` as files of at most `limit` bytes: `path`, or beside it `<name>.<digest>-<k>`, which it lists.
+
+    The list appears last, whole: a kill leaves the old content or the new one, and parts that the next call removes.
+    """
+    path = Path(path)
+    parts = [content[start : start + limit] for start in range(0, len(content), limit)]
+    names = []
+    if len(parts) > 1:
+        digest = hashlib.sha256(content).hexdigest()
+        names = [f"{path.name}.{digest[:16]}-{k}" for k in range(len(parts))]
+        for name, part in zip(names, parts, strict=True):
+            write_whole(path.with_name(name), part)
+        content = _LIST + json.dumps({"sha256": digest, "parts": names}).encode()
+    write_whole(path, content)
+    for old in path.parent.glob(f"{path.name}.*-*"):
+        if old.name not in names and not old.name.endswith(".partial"):
+            old.unlink(missing_ok=True)
+
+
+def read_in_parts(path: str | Path) -> bytes:
+    """What `write_in_parts` has written; ValueError if a part is missing or is not what was written."""
+    path = Path(path)
+    content = path.read_bytes()
+    if not content.startswith(_LIST):
+        return content
+    listed = json.loads(content.removeprefix(_LIST))
+    missing = [name for name in listed["parts"] if not path.with_name(name).exists()]
+    whole = b"" if missing else b"".join(path.with_name(name).read_bytes() for name in listed["parts"])
+    if hashlib.sha256(whole).hexdigest() != listed["sha256"]:
+        which = ", ".join(missing) or "one of its parts"
+        raise ValueError(f"{path}: {which} is missing or damaged: remove {path.name} to begin anew")
+    return whole
+
+
+def remove_in_parts(path: str | Path) -> None:
+    """Remove what `write_in_parts` has written, if it is there."""
+    path = Path(path)
+    path.unlink(missing_ok=True)
+    for part in path.parent.glob(f"{path.name}.*-*"):
+        part.unlink(missing_ok=True)
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:

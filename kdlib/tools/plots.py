@@ -7,6 +7,7 @@ import html
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from cycler import cycler
+from matplotlib.lines import Line2D
 
 # Okabe & Ito's palette without its yellow (too pale on white), in the order in which it is best told apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK = (
@@ -68,3 +69,35 @@ def spread(axis, place, values, ends, *, color):
     """Single values as dots along a horizontal line at `place`, over a bar from end to end of an interval."""
     axis.plot(ends, [place, place], "-", color=color, linewidth=5, alpha=0.35, solid_capstyle="butt")
     axis.plot(values, [place] * len(values), "o", color=color, markersize=4)
+
+
+OUTCOMES = {"for": GREEN, "against": VERMILION, "undecided": BLACK, "vacuous": SKY}
+MARKS = {
+    "for": "o",
+    "against": "X",
+    "undecided": "s",
+    "vacuous": "d",
+}  # so that colour is not all that tells them apart
+
+
+def forest(entries, *, unit, width=7.0):
+    """A forest plot: one line for each of `entries`, `(label, values, (low, high), outcome)`; returns the figure.
+
+    The mean is marked by its outcome, the interval is a bar, single values are dots. Lines keep their order.
+    """
+    figure, axis = plt.subplots(figsize=(width, 0.36 * len(entries) + 1.3))
+    for place, (_, values, ends, outcome) in enumerate(entries):
+        spread(axis, place, values, ends, color=OUTCOMES[outcome])
+        mean = sum(values) / len(values)
+        axis.plot(mean, place, MARKS[outcome], color=OUTCOMES[outcome], markersize=8)
+    axis.axvline(0, color=BLACK, linewidth=1)
+    axis.set_yticks(range(len(entries)), [label for label, *_ in entries], fontsize=9)
+    axis.set(xlabel=unit, ylim=(len(entries) - 0.4, -0.6))
+    seen = {outcome for *_, outcome in entries}
+    handles = [
+        Line2D([], [], linestyle="", marker=MARKS[name], color=OUTCOMES[name], label=name)
+        for name in OUTCOMES
+        if name in seen
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=9)
+    return figure

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterator
 from functools import lru_cache
@@ -26,6 +27,21 @@ def device_name() -> str:
     import jax
 
     return jax.devices()[0].device_kind
+
+
+def require_device() -> None:
+    """RuntimeError where `$KDLIB_DEVICE` names a kind of device (gpu, cpu) and JAX computes on another.
+
+    A job for a GPU whose driver or plugin is missing would else run on the CPU for days.
+    """
+    import jax
+
+    wanted, found = os.environ.get("KDLIB_DEVICE", ""), jax.devices()[0]
+    if wanted and found.platform != wanted:
+        raise RuntimeError(
+            f"this job is for a {wanted}, and JAX computes on {found.platform} ({found.device_kind}): look at the "
+            "driver, at CUDA_VISIBLE_DEVICES and at the environment (`make environment ACCELERATOR=cuda`)"
+        )
 
 
 @lru_cache

@@ -27,7 +27,7 @@ from flax import serialization
 from tqdm import tqdm
 
 from kdlib.tools.arrays import choice, class_labels, number, sign_labels
-from kdlib.tools.files import write_whole
+from kdlib.tools.files import read_in_parts, write_in_parts
 from kdlib.training.checkpoints import SavedCheckpoints
 from kdlib.training.memory import LogitsMemory
 from kdlib.training.networks import Network, apply_in_blocks
@@ -249,7 +249,7 @@ class _Folder:
         """The state in the folder, if there is one and it is of this problem; else the given one."""
         if not self._path.exists():
             return state
-        content: Any = serialization.msgpack_restore(self._path.read_bytes())
+        content: Any = serialization.msgpack_restore(read_in_parts(self._path))
         if content.pop("problem") != self._problem:
             raise ValueError(
                 f"{self._path} is the state of another training (network, recipe, teacher, data or checkpoints): use "
@@ -262,7 +262,7 @@ class _Folder:
         self.checkpoints.save(step, variables)
 
     def save(self, state: _State) -> None:
-        write_whole(self._path, serialization.to_bytes({**state._asdict(), "problem": self._problem}))
+        write_in_parts(self._path, serialization.to_bytes({**state._asdict(), "problem": self._problem}))
 
 
 class _Watch:
