@@ -86,7 +86,7 @@ def _compiled_step(network: Any, recipe: Recipe, teacher_network: Any):
     dtype = jnp.float64 if recipe.precision == "float64" else jnp.float32
 
     def loss_of(params, rest, inputs, labels, teacher_logits, offset):
-        outputs, rest = _apply_training(network, {"params": params, **rest}, inputs)
+        outputs, rest = apply_training(network, {"params": params, **rest}, inputs)
         outputs = outputs.astype(dtype)
         if offset is not None:
             outputs = outputs - offset
@@ -125,7 +125,7 @@ def batch_of(augment: str, inputs: jax.Array, rows: Any, key: jax.Array, number:
     return augmented(batch, jax.random.fold_in(key, number)) if augment == "crop-flip" else batch
 
 
-def _apply_training(network: Any, variables: Any, inputs: Any) -> tuple[Any, dict[str, Any]]:
+def apply_training(network: Any, variables: Any, inputs: Any) -> tuple[Any, dict[str, Any]]:
     """Outputs in training mode, and what of the variables is not trained, after the batch."""
     if "batch_stats" not in variables:
         return network.apply(variables, inputs), {}
