@@ -77,8 +77,11 @@ def test_papermill_refuses_wrong_parameters_before_any_work(tmp_path, notebook, 
 @pytest.mark.slow
 def test_every_statement_is_checked_by_the_code_of_today():
     records = read_records(RECORDS)
-    assert set(STATEMENTS) == {record.id for record in records}
-    assert all(record.twin["failed"] and record.verdict != "FAILED" for record in records)
+    evidence = [record for record in records if record.kind == "evidence"]
+    checks = [record for record in records if record.kind != "evidence"]
+    assert set(STATEMENTS) == {record.id for record in checks}
+    assert all(record.twin["failed"] and record.verdict != "FAILED" for record in checks)
+    assert evidence and all(record.power is not None and record.id.startswith("X") for record in evidence)
     for record in records:
         page = ROOT / "book" / f"{record.chapter}.ipynb"
         assert record.provenance["kdlib"] == provenance(page)["kdlib"], f"{record.id}: of other code"
