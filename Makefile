@@ -7,7 +7,9 @@ SCALE ?= quick## of chapters and experiments, as in workflow/scales
 JOBS ?= 2## chapters at a time
 NAME ?=## of a page, for `make chapter`
 DATA ?=## for `make reproduce`: "name=path ...", images that are not where they are expected
+WHEELS ?=## for `make environment`: a folder that `make wheels` has filled, where there is no network but JAX for a GPU
 MINUTES ?=## for `make reproduce`: end in that time, with everything kept
+PYTHON_VERSION ?= 3.12## for `make wheels`: of the machine that they are for
 PROFILE ?=## for `make reproduce`: a cluster's, as in workflow/profiles
 
 ifeq ($(ACCELERATOR),cuda)
@@ -31,14 +33,14 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 PYTEST := KDLIB_RECORDS="$(CURDIR)/_build/test-records" KDLIB_LOCK=$(LOCK) python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := book
-.PHONY: help book chapter check types test test-cluster reproduce data accept environment torch outputs results browser lint notebook-diffs \
+.PHONY: help book chapter check types test test-cluster reproduce data accept environment wheels torch outputs results browser lint notebook-diffs \
   benchmark benchmark-ntk benchmark-engines benchmark-bfloat16 certified lock clean
 
 help: ## this list
 	@echo "make TARGET [OPTION=VALUE ...]"; echo
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf '  %-20s%s\n' "$$name" "$$text"; done
 	@echo; echo "Options:"
-	@sed -n 's/^\([A-Z]*\) ?= *\(.*\)## /\1=\2\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf '  %-20s%s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([A-Z_]*\) ?= *\(.*\)## /\1=\2\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf '  %-20s%s\n' "$$name" "$$text"; done
 
 book: environment ## execute what has changed and render the book to _build/html
 	@python -m workflow.book --scale $(SCALE) --jobs $(JOBS) --lock $(LOCK)
@@ -78,7 +80,12 @@ environment: $(VENV)/.installed ## the environment in .venv, from the hashed loc
 $(VENV)/.installed: $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
 	@echo "Making the environment in $(VENV) (about 1 GB)"
-	@if command -v uv >/dev/null 2>&1; then \
+	@if [ -n "$(WHEELS)" ]; then \
+	  { [ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV); } && \
+	  $(BIN)/python -m pip install --quiet --no-index --no-deps --require-hashes --find-links "$(WHEELS)" -r "$(WHEELS)/requirements.txt" && \
+	  $(BIN)/python -m pip install --quiet --no-index --no-deps "$(WHEELS)"/connection_pool*.whl && \
+	  $(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation -e . ; \
+	elif command -v uv >/dev/null 2>&1; then \
 	  { [ -x $(BIN)/python ] || uv venv --quiet --python "$(PYTHON)" $(VENV); } && \
 	  uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(LOCK) && \
 	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
@@ -88,6 +95,10 @@ $(VENV)/.installed: $(LOCK) pyproject.toml
 	  $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . ; \
 	fi
 	@touch $@
+
+wheels: environment ## what the experiments need besides JAX, for a machine without a network (PYTHON_VERSION=3.12)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@python -m workflow.wheels wheels --lock $(LOCK) --python-version $(PYTHON_VERSION)
 
 torch: environment ## PyTorch on the CPU, for train(engine="torch") (the environment works without it)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || { \
