@@ -34,7 +34,7 @@ PYTEST := KDLIB_RECORDS="$(CURDIR)/_build/test-records" KDLIB_LOCK=$(LOCK) pytho
 
 .DEFAULT_GOAL := book
 .PHONY: help book chapter check types test test-cluster reproduce data accept environment wheels torch outputs results browser lint notebook-diffs \
-  benchmark benchmark-ntk benchmark-engines benchmark-bfloat16 certified lock clean
+  gpu benchmark benchmark-ntk benchmark-engines benchmark-bfloat16 certified lock clean
 
 help: ## this list
 	@echo "make TARGET [OPTION=VALUE ...]"; echo
@@ -124,6 +124,12 @@ lint: environment ## mend what ruff can mend
 notebook-diffs: ## let `git diff` show notebooks readably in this clone (.gitattributes)
 	@[ -x .venv-peers/nbdime/bin/nbdime ] || { $(PYTHON) -m venv .venv-peers/nbdime && .venv-peers/nbdime/bin/python -m pip install --quiet nbdime==4.0.4; }
 	@git config diff.jupyternotebook.command '"$(CURDIR)/.venv-peers/nbdime/bin/git-nbdiffdriver" diff --ignore-outputs --ignore-metadata'
+
+# In the order in which a machine that is lent for a while is best used; all of it goes on where it was.
+gpu: environment ## on a GPU (ACCELERATOR=cuda): agreement with the CPU, throughput, the kernel benchmark, then SCALE=core for MINUTES
+	@python benchmarks/device.py
+	@python benchmarks/ntk.py --results benchmarks/results/ntk-device.json --repeats 3
+	@$(MAKE) --no-print-directory reproduce SCALE=core
 
 # Each peer in an environment of its own (PyTorch alone is large).
 benchmark-ntk: environment ## the NTK engine against its peers

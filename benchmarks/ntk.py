@@ -167,6 +167,7 @@ def main():
     parser.add_argument(
         "--peers", type=Path, default=HERE.parent / ".venv-peers", help="folder of the peers' environments"
     )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the table, of which other workloads are kept")
     options = parser.parse_args()
     interpreters = {"kdlib": sys.executable, "JAX Jacobian": sys.executable}
     names = {
@@ -179,7 +180,7 @@ def main():
             interpreters |= dict.fromkeys(names[peer], str(python))
         else:
             print(f"{peer}: no environment in {python.parent.parent}, left out (make benchmark-ntk makes it)")
-    kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    kept = json.loads(options.results.read_text())["rows"] if options.results.exists() else []
     kept = [row for row in kept if row["workload"] not in options.workloads]
     rate, rows = gemm_rate(), []
     for workload in options.workloads:
@@ -197,11 +198,13 @@ def main():
                 )  # fmt: skip
     from kdlib.tools.provenance import device_name, provenance
 
-    RESULTS.parent.mkdir(exist_ok=True)
+    options.results.parent.mkdir(exist_ok=True)
     rows = sorted([*kept, *rows], key=lambda row: list(WORKLOADS).index(row["workload"]))
     about = {"device": device_name(), "processor": processor(), "cores": os.cpu_count(), "GEMM GFLOP/s": rate / 1e9}
-    RESULTS.write_text(json.dumps({**about, **provenance(), "repeats": options.repeats, "rows": rows}, indent=1) + "\n")
-    print(f"written to {RESULTS}")
+    options.results.write_text(
+        json.dumps({**about, **provenance(), "repeats": options.repeats, "rows": rows}, indent=1) + "\n"
+    )
+    print(f"written to {options.results}")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 import json
 
 PLACES, STATES = plan.saved_places(CAMPAIGN)  # where a task's images are, if not where its name says
-NODES = {(node.kind, node.key): node for node in plan.nodes(CAMPAIGN, PLACES)}
 GPU = "--gpu" if "cuda" in LOCK else ""
+NODES = {(node.kind, node.key): node for node in plan.nodes(CAMPAIGN, PLACES, on_gpu=bool(GPU))}
 HERE = f"_build/{CAMPAIGN}/campaign"
 
 for kind, page in plan.NOTEBOOKS.items():  # a node is not run again when only its plots change

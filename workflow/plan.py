@@ -97,10 +97,14 @@ def parts(scale: str) -> dict[str, dict]:
     return {name: {**rest, **own} for name, own in shared["experiments"].items()}
 
 
-def nodes(scale: str, places: dict[str, str] | None = None) -> list[Node]:
+def nodes(scale: str, places: dict[str, str] | None = None, *, on_gpu: bool = False) -> list[Node]:
     """All nodes of a scale, experiment by experiment. `places` says where a task's data are, if not where its name
-    says: `{name: path}`."""
-    return [node for name, fields in parts(scale).items() for node in _nodes(name, fields, places or {})]
+    says: `{name: path}`. PyTorch is for machines without a GPU: `on_gpu`, JAX trains instead."""
+    found = []
+    for name, fields in parts(scale).items():
+        fields = {**fields, "engine": "jax"} if on_gpu else fields
+        found += _nodes(name, fields, places or {})
+    return found
 
 
 def _nodes(experiment: str, campaign: dict, places: dict[str, str]) -> list[Node]:
