@@ -80,24 +80,30 @@ MARKS = {
 }  # so that colour is not all that tells them apart
 
 
-def forest(entries, *, unit, width=7.0):
-    """A forest plot: one line for each of `entries`, `(label, values, (low, high), outcome)`; returns the figure.
+def forest(groups, *, unit, width=8.0):
+    """A forest plot: one panel for each of `groups`, `{title: [(label, values, (low, high), outcome)]}`; its figure.
 
-    The mean is marked by its outcome, the interval is a bar, single values are dots. Lines keep their order.
+    One line for each entry: the mean is marked by its outcome, the interval is a bar, single values are dots.
     """
-    figure, axis = plt.subplots(figsize=(width, 0.36 * len(entries) + 1.3))
-    for place, (_, values, ends, outcome) in enumerate(entries):
-        spread(axis, place, values, ends, color=OUTCOMES[outcome])
-        mean = sum(values) / len(values)
-        axis.plot(mean, place, MARKS[outcome], color=OUTCOMES[outcome], markersize=8)
-    axis.axvline(0, color=BLACK, linewidth=1)
-    axis.set_yticks(range(len(entries)), [label for label, *_ in entries], fontsize=9)
-    axis.set(xlabel=unit, ylim=(len(entries) - 0.4, -0.6))
-    seen = {outcome for *_, outcome in entries}
+    counts = [len(entries) for entries in groups.values()]
+    figure, axes = plt.subplots(
+        len(groups), 1, figsize=(width, 0.42 * sum(counts) + 0.6 * len(groups) + 0.8), squeeze=False, sharex=True,
+        gridspec_kw={"height_ratios": [count + 0.4 for count in counts]},
+    )  # fmt: skip
+    for axis, (title, entries) in zip(axes[:, 0], groups.items(), strict=True):
+        for place, (_, values, ends, outcome) in enumerate(entries):
+            spread(axis, place, values, ends, color=OUTCOMES[outcome])
+            axis.plot(sum(values) / len(values), place, MARKS[outcome], color=OUTCOMES[outcome], markersize=8)
+        axis.axvline(0, color=BLACK, linewidth=1)
+        axis.set_yticks(range(len(entries)), [label for label, *_ in entries], fontsize=8.5)
+        axis.set(ylim=(len(entries) - 0.4, -0.6))
+        axis.set_title(title, fontsize=10)
+    axes[-1, 0].set_xlabel(unit)
+    seen = {outcome for entries in groups.values() for *_, outcome in entries}
     handles = [
         Line2D([], [], linestyle="", marker=MARKS[name], color=OUTCOMES[name], label=name)
         for name in OUTCOMES
         if name in seen
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=9)
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9)
     return figure
