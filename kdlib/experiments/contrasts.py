@@ -105,8 +105,9 @@ class Experiment:
 
 
 @lru_cache
-def experiments(path: Path = PLAN) -> dict[str, Experiment]:
-    """`{id: Experiment}` of the plan; ValueError with all that is wrong in it."""
+def experiments(path: Path | None = None) -> dict[str, Experiment]:
+    """`{id: Experiment}` of the plan (by default the repository's); ValueError with all that is wrong in it."""
+    path = PLAN if path is None else path
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     errors = sorted(Draft202012Validator(_SCHEMA).iter_errors(content), key=lambda error: list(map(str, error.path)))
     if errors:
