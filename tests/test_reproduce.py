@@ -31,6 +31,9 @@ def test_plan_of_every_scale():
     stopped = core["X2.cifar10-jpeg.resnet-20.lenet-5.1"]
     assert len(stopped.trainings) == 1 + 2 * (2 + len(stopped.parameters["stops"])) and stopped.experiment == "X2"
     assert core["rates.cifar10-jpeg.resnet-8.lenet-5-0.05.1000"].parameters["recipe"]["learning_rate"] == 0.05
+    teachers = [json.dumps(node.parameters, sort_keys=True) for node in plan.nodes("core") if node.kind == "teacher"]
+    assert len(set(teachers)) == len(teachers)  # of several experiments: one job
+    assert ("teacher", "X2.cifar10-jpeg.resnet-20.0") in core["X1.cifar10-jpeg.resnet-20.lenet-5x8.0"].needs
     assert {node.parameters["engine"] for node in plan.nodes("core")} == {"torch"}
     assert {node.parameters["engine"] for node in plan.nodes("core", on_gpu=True)} == {"jax"}
     assert plan.nodes("standard", {"cifar10": "/there"})[0].parameters["task"]["data"] == "/there"

@@ -100,14 +100,17 @@ def parts(scale: str) -> dict[str, dict]:
 def nodes(scale: str, places: dict[str, str] | None = None, *, on_gpu: bool = False) -> list[Node]:
     """All nodes of a scale, experiment by experiment. `places` says where a task's data are, if not where its name
     says: `{name: path}`. PyTorch is for machines without a GPU: `on_gpu`, JAX trains instead."""
-    found = []
+    found, teachers = [], {}
     for name, fields in parts(scale).items():
         fields = {**fields, "engine": "jax"} if on_gpu else fields
-        found += _nodes(name, fields, places or {})
+        found += _nodes(name, fields, places or {}, teachers)
     return found
 
 
-def _nodes(experiment: str, campaign: dict, places: dict[str, str]) -> list[Node]:
+def _nodes(experiment: str, campaign: dict, places: dict[str, str], teachers: dict[str, tuple]) -> list[Node]:
+    """Of one experiment. `teachers` has the nodes that others have made, by their parameters: two jobs at one training
+    would wait for each other.
+    """
     found, prefix = [], f"{experiment}." if experiment else ""
     variants = len(campaign["temperatures"]) * len(campaign["soft_ratios"])
     stops = campaign.get("stops", [])
@@ -128,7 +131,10 @@ def _nodes(experiment: str, campaign: dict, places: dict[str, str]) -> list[Node
                 first = ("teacher", f"{prefix}{task_name}.{teacher}.{seed}")
                 amount = teacher_recipe["epochs"] * task["train_examples"]
                 given = {**about, "network": teacher, "recipe": teacher_recipe}
-                found.append(Node(*first, given, (), ((teacher, amount),), experiment))
+                who = json.dumps(given, sort_keys=True)
+                if who not in teachers:
+                    found.append(Node(*first, given, (), ((teacher, amount),), experiment))
+                first = teachers.setdefault(who, first)
                 for student, mark, recipe in _recipes(campaign["students"], task_name):
                     key = f"{prefix}{task_name}.{teacher}.{student}{mark}.{seed}"
                     common = {

@@ -150,16 +150,12 @@ def estimate(options):
 
     A training that several experiments share is counted once.
     """
-    amounts, rates, seen, kernels = defaultdict(float), defaultdict(list), set(), defaultdict(int)
+    amounts, rates, kernels = defaultdict(float), defaultdict(list), defaultdict(int)
     for node in plan.nodes(options.scale):
         given = node.parameters
         if node.kind == "complexity":  # one for each student and checkpoint, the start among them
             variants = len(given["methods"]) * len(given["temperatures"]) * len(given["soft_ratios"])
             kernels[given["network"], given["task"]["data"], given["points"]] += variants * (given["stages"] + 1)
-        teacher = json.dumps([given["task"], given["network"], given.get("recipe"), given["seed"]], sort_keys=True)
-        if node.kind == "teacher" and teacher in seen:
-            continue
-        seen.add(teacher)
         for network, amount in node.trainings:
             amounts[network, given["task"]["data"]] += amount
     for path in (ROOT / "results").glob("*/runs.csv"):
