@@ -166,7 +166,10 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def false_alarms(evidence: Sequence[Evidence], *, delta: float = 0.05) -> tuple[int, int, tuple[float, float]]:
-    """Null experiments whose interval misses zero: `(how many, of how many, interval of the rate)`."""
+    """Null experiments whose interval misses zero: `(how many, of how many, interval of the rate)`.
+
+    The interval counts them as independent; those that share seeds and a teacher are not quite, and it is too narrow.
+    """
     nulls = [one for one in evidence if one.contrast.sign == 0 and one.outcome != "vacuous"]
     if not nulls:
         raise ValueError("no null experiment among these")
