@@ -144,7 +144,7 @@ def train(
         a folder in which the PyTorch engine keeps a teacher's logits of augmented batches (`LogitsMemory`), for other
         students with the same seed, batches and number of steps.
     pause
-        asked after each step, with its number, whether to stop here: `Paused` is raised, and in a folder the state saved.
+        asked after each step, with its number, whether to stop: `Paused` is raised; in a folder, the state saved.
     progress
         show a progress bar.
 
