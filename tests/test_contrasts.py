@@ -48,12 +48,39 @@ def test_other_experiments_and_single_seeds_are_left_out():
     assert contrasts.evaluate([contrast()], list(rows([1.0]))) == []
 
 
+def test_rows_of_another_experiment_and_table():
+    """Teachers are not compared; a contrast may read the kernels' table, and the rows of another experiment's parts."""
+    given = [{**row, "experiment": "X3-noisy", "role": "student"} for row in rows([1.0, 1.1, 0.9])]
+    other = contrast(rows_of="X3")
+    assert len(contrasts.evaluate([other], given)) == 1 and contrasts.evaluate([contrast()], given) == []
+    assert contrasts.evaluate([other], [{**row, "role": "teacher"} for row in given]) == []
+    kernels = contrast(rows_of="X3", table="along")
+    assert contrasts.evaluate([kernels], given) == []
+    assert len(contrasts.evaluate([kernels], [], given)) == 1
+
+
+def test_what_is_counted_and_what_is_drawn():
+    found = contrasts.evaluate([contrast()], [*rows([1.0, 1.1, 0.9]), *noisy([1.0, -1.0, 0.2])])
+    null = contrasts.evaluate([contrast(sign=0)], list(rows([1.0, 1.1, 0.9])))
+    evidence = {("core", "X1"): found, ("core", "X0"): null}
+    counted = contrasts.counts(evidence)
+    assert (counted["all"], counted["for"], counted["undecided"]) == (2, 1, 1)
+    assert counted["seen"] == found[1].detectable
+    ((title, entries),) = contrasts.forest_groups(evidence).items()
+    assert "core" in title and len(entries) == 2 and "second by t, d" in entries[1][0]
+    assert np.isnan(contrasts.counts({("core", "X0"): null})["seen"])
+
+
+def noisy(effects):
+    return [{**row, "network": "second"} for row in rows(effects)]
+
+
 def test_the_corrected_outcome_can_be_undecided_where_one_alone_is_not():
     """p = 0.034 alone, 0.068 beside one that shows nothing: the correction must turn it."""
     given = list(rows([1.0, 1.5, 0.8]))
     alone = contrasts.evaluate([contrast()], given)[0]
     assert alone.outcome == "for" and 0.025 < alone.p < 0.05
-    nothing = [{**row, "network": "second"} for row in rows([1.0, -1.0, 0.2])]
+    nothing = noisy([1.0, -1.0, 0.2])
     both = contrasts.evaluate([contrast()], [*given, *nothing])
     assert both[0].outcome == "undecided" and both[0].p == alone.p < both[0].adjusted
 
@@ -92,8 +119,9 @@ def test_false_alarms_of_nulls():
 
 def test_the_plan_is_read_and_what_runs_is_in_it(tmp_path):
     found = contrasts.experiments()
-    ids = {name for name in plan.parts("core") if name.startswith("X")}
-    assert ids <= set(found)
+    ids = {node.family for node in plan.nodes("core") if node.family.startswith("X")}
+    read = {one.rows_of or one.experiment for experiment in found.values() for one in experiment.contrasts}
+    assert ids == read  # what runs is asked about, and what is asked about runs
     for experiment in found.values():
         names = [one.name for one in experiment.contrasts]
         assert len(set(names)) == len(names)

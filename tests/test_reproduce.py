@@ -73,18 +73,30 @@ def test_a_wrong_scale_is_refused(tmp_path, monkeypatch, change, message):
 
 
 def test_the_estimate_counts_trainings_and_kernels(capsys, monkeypatch):
-    """Of quick: a teacher of 12 epochs of 2,000 images for each of three seeds; 2 x 2 students at four checkpoints."""
+    """Of quick: a teacher of 12 epochs of 2,000 images for each of three seeds; 2 x 2 students and a baseline at four checkpoints."""
     monkeypatch.setattr(reproduce, "training_operations", lambda *_: 1e9)
     reproduce.estimate(Namespace(scale="quick"))
     lines = capsys.readouterr().out.splitlines()
     assert any(re.match(r"  convolutional +fashion-mnist +0\.1 million images", line) for line in lines), lines
-    assert any("48 kernels of 64 images, all outputs: 640 x 640" in line for line in lines), lines
+    assert any("60 kernels of 128 images, all outputs: 1,280 x 1,280" in line for line in lines), lines
     reproduce.estimate(Namespace(scale="core"))  # whose experiments share their teachers
     shared = next(line for line in capsys.readouterr().out.splitlines() if "resnet-20" in line)
     assert "2.0 million images" in shared
 
 
 @pytest.mark.slow
+def test_one_experiment_of_several():
+    options = Namespace(scale="core", only=["X2"], tables_only=False)
+    asked = reproduce.targets(options)
+    assert all(path.startswith("_build/core/campaign/") and path.endswith(".csv") for path in asked)
+    assert {path.split("/")[-1].split(".")[0] for path in asked} == {"X2", "X2-noisy"}  # with its parts
+    options.only = ["X2-noisy"]
+    assert {path.split("/")[-1].split(".")[0] for path in reproduce.targets(options)} == {"X2-noisy"}
+    options.only = ["X99"]
+    with pytest.raises(SystemExit, match="has the experiments rates"):
+        reproduce.targets(options)
+
+
 def test_operations_are_counted():
     """Of a perceptron 12 -> 64 -> 64 -> 10: six times its multiplications, within a factor of 1.5."""
     products = 2 * 2 * 3 * 64 + 64 * 64 + 64 * 10
@@ -195,14 +207,16 @@ def test_killed_and_taken_up_again(make_place, wait_for, kill_all):
     driver = place.reproduce()
     wait_for(lambda: list(place.runs.glob("teacher-*/state.msgpack")), "the teacher's first state")
     kill_all(driver)
-    (teacher,) = place.runs.glob("teacher-*")
+    (teacher,) = (path.parent for path in place.runs.glob("teacher-*/.lock"))
     first = min((teacher / "checkpoints").glob("*.msgpack"), key=lambda path: path.stat().st_mtime)
     written = first.stat().st_mtime
     assert (teacher / "state.msgpack").exists() and not (teacher / "run.json").exists()
     assert not list(place.campaign.rglob("*.csv"))
     output = place.finish()
     rows, along = place.tables()
-    assert [row["method"] for row in rows] == ["baseline", "baseline", "offline", "online"] and len(along) == 10, output
+    assert [row["method"] for row in rows] == ["baseline", "baseline", "offline", "online"] and len(along) == 10 * 8, (
+        output
+    )  # two kernels, four targets
     assert first.stat().st_mtime == written, "the first checkpoint must not be trained again"
     assert "trainings 4 of 4, kernels 1 of 1" in output
     assert all(row["seconds"] and row["device"] and row["kdlib"] and row["data_sha256"] for row in rows)

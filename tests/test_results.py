@@ -60,6 +60,19 @@ def test_runs_are_paired_by_seed():
         results.paired([*rows, rows[0]], "accuracy", {"method": "on"}, {"method": "off"})
 
 
+def test_kernels_by_case_and_at_the_end(monkeypatch):
+    about = dict(network="n", teacher_network="t", data="d", temperature=1.0, points=20.0, ridge=0.001)
+    rows = [
+        {**about, "method": method, "share": share, "run": f"{method}-0", "kernel_alignment": 0.5}
+        for method in ("offline", "online") for share in (0.5, 1.0)
+    ]  # fmt: skip
+    ((title, found),) = results.followed({"core": rows}).items()
+    assert "n by t, d, T = 1, 20 images" in title and [row["share"] for row in found] == [0.5, 1.0]
+    monkeypatch.setattr(results, "campaign", lambda *_: [{"run": "online-0", "test_accuracy": 0.7}])
+    (end,) = results.at_the_end({"core": rows})
+    assert (end["run"], end["share"], end["test_accuracy"], end["scale"]) == ("online-0", 1.0, 0.7, "core")
+
+
 def test_students_by_variant():
     row = lambda method, temperature, soft, seed, accuracy: dict(
         role="student", data="d", noise=0.0, teacher_network="t", network="n", method=method, temperature=temperature,

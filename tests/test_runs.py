@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
+from kdlib.complexity.supervision import supervision_complexity
 from kdlib.experiments import along, runs
 from kdlib.experiments.measures import calibration_error, centred_kernel_alignment, margins
 from kdlib.experiments.methods import METHODS
 from kdlib.experiments.runs import ImageTask
+from kdlib.kernels.finite.gram import empirical_ntk
+from kdlib.labels.loss import DistillationLoss
 from kdlib.tools.provenance import code_hash, reached
-from kdlib.training.loop import Paused
+from kdlib.training.loop import Paused, train
 from kdlib.training.recipe import Recipe
 
 TASK = ImageTask("fashion-mnist", 128, 60, 50, noise=0.25)
@@ -41,8 +44,8 @@ def test_noise_is_drawn_once_for_all_labels_that_choose_something(loaded):
 
 def test_every_way_of_supervision(made):
     _, (teacher, students) = made
-    stop = {"stopped": (0.5,)}
-    expected = [(m, t, 1.0, *stop.get(m, ())) for m in METHODS[1:] for t in (1.0, 4.0)]
+    more = {"stopped": [(0.5,)], "repeat": [(0, 0), (0, 1)]}
+    expected = [(m, t, 1.0, *rest) for m in METHODS[1:] for t in (1.0, 4.0) for rest in more.get(m, [()])]
     assert list(students) == [("baseline", 1.0, 0.0), *expected]
     rows = {key: student.row for key, student in students.items()}
     last = teacher.trained.steps[-1]
@@ -55,7 +58,33 @@ def test_every_way_of_supervision(made):
     assert {row["seed"] for row in rows.values()} == {1}  # by which contrasts pair them
     starts = {key: student.trained.variables(0)["params"]["Dense_0"]["kernel"] for key, student in students.items()}
     same = {key for key, start in starts.items() if np.array_equal(start, starts["baseline", 1.0, 0.0])}
-    assert set(starts) - same == {("repeat", 1.0, 1.0), ("repeat", 4.0, 1.0)}
+    repeats = {("repeat", t, 1.0, 0, half) for t in (1.0, 4.0) for half in (0, 1)}
+    assert set(starts) - same == repeats
+    assert not np.array_equal(starts["repeat", 1.0, 1.0, 0, 0], starts["repeat", 1.0, 1.0, 0, 1])
+    assert [(row["pair"], row["half"]) for key, row in rows.items() if key[:2] == ("repeat", 4.0)] == [(0, 0), (0, 1)]
+
+
+def test_what_a_checkpoint_says_is_computed_once(made, loaded):
+    """Students on images as they are share its logits; a stopped one at the end of the training is an offline one."""
+    folder, (teacher, students) = made
+    offline, stopped = students["offline", 1.0, 1.0], students["stopped", 1.0, 1.0, 0.5]
+    kept = {path.name for path in (folder / "teacher-logits").glob("*.npy")}
+    assert {f"{offline.row['teacher']}.npy", f"{stopped.row['teacher']}.npy"} <= kept
+    said = np.load(folder / "teacher-logits" / f"{offline.row['teacher']}.npy")
+    np.testing.assert_array_equal(said, teacher.trained.logits(loaded.dataset.train.images))
+    named, _, _ = runs.supervision("offline", teacher, loaded.dataset)
+    recipe = Recipe(**RECIPE, seed=1, loss=DistillationLoss(1.0, 1.0, "squared"))
+    again = train(offline.trained.network, recipe, loaded.dataset.train.images, loaded.labels, teacher=named)
+    np.testing.assert_array_equal(again.history, offline.trained.history)  # as with the teacher itself
+
+
+def test_accuracy_and_fidelity_on_training_images(made, loaded):
+    _, (teacher, students) = made
+    images, labels = loaded.dataset.train.images, loaded.labels
+    student = students["offline", 4.0, 1.0]
+    said, told = student.trained.logits(images).argmax(1), teacher.trained.logits(images).argmax(1)
+    assert student.row["train_accuracy"] == np.mean(said == labels)
+    assert student.row["train_fidelity"] == np.mean(said == told)
 
 
 def test_a_share_that_the_teacher_has_not_kept_is_refused(made, loaded):
@@ -104,14 +133,23 @@ def test_a_run_that_has_ended_is_read(made, loaded, monkeypatch):
 def test_complexity_along_a_training(made, loaded):
     _, (teacher, students) = made
     chosen = [students["offline", 1.0, 1.0], students["online", 1.0, 1.0]]
-    found = along.complexity_along(chosen, teacher, loaded.dataset, points=20, progress=False)
-    assert len(found) == 6 and {row["share"] for row in found} == {0, 0.5, 1}
-    online = [row for row in found if row["method"] == "online"]
-    assert [row["teacher_step"] for row in online] == [8, 8, 16]
-    assert all(row["adjusted"] <= row["adjusted_without_ridge"] and 0 < row["kernel_alignment"] <= 1 for row in found)
-    assert along.complexity_along(chosen, teacher, loaded.dataset, points=20, progress=False) == found  # read
+    found = along.complexity_along(chosen, teacher, loaded, points=20, progress=False)
+    assert len(found) == 2 * 3 * 2 * 4 and {row["share"] for row in found} == {0, 0.5, 1}
+    of = {(row["method"], row["share"], row["kernel"], row["target"]): row for row in found}
+    assert [of["online", share, "own", "labels"]["teacher_step"] for share in (0, 0.5, 1)] == [8, 8, 16]
+    assert of["online", 1, "own", "online"]["adjusted"] == of["online", 1, "own", "offline"]["adjusted"]
+    assert of["offline", 0, "own", "labels"]["adjusted"] == of["online", 1, "initial", "labels"]["adjusted"]
+    assert all(0 < row["kernel_alignment"] <= 1 for row in found)
+    # the same number as the library's own, by a slower way: an error of 1e-8 would be noticed
+    images, labels = loaded.dataset.train.images[:20], loaded.labels[:20]
+    student = students["online", 1.0, 1.0].trained
+    gram = empirical_ntk(student.network, student.variables(8), images, dtype=np.float64, progress=False)
+    ridge = 1e-3 * np.mean(np.einsum("icic->ic", gram))
+    expected = supervision_complexity(gram, np.eye(10)[labels] - 0.1, ridge=ridge).adjusted
+    assert of["online", 0.5, "own", "labels"]["adjusted"] == pytest.approx(expected, rel=1e-8)
+    assert along.complexity_along(chosen, teacher, loaded, points=20, progress=False) == found  # read
     with pytest.raises(ValueError, match="not this teacher"):
-        along.complexity_along([students["self", 1.0, 1.0]], teacher, loaded.dataset, points=20, progress=False)
+        along.complexity_along([students["self", 1.0, 1.0]], teacher, loaded, points=20, progress=False)
 
 
 def test_a_run_depends_on_the_code_that_it_runs_through():

@@ -22,9 +22,6 @@ def named_rows(*kinds):
     return [f"{name}:{path}" if name else path for name, path in zip(names, rows_of(*kinds))]
 
 
-TABLES = {"runs": ("teacher", "student"), "along": ("complexity",)}
-
-
 rule node:
     wildcard_constraints:
         kind="|".join(plan.NOTEBOOKS),
@@ -59,12 +56,12 @@ rule node:
 
 rule campaign_table:
     wildcard_constraints:
-        table="runs|along",
+        table="|".join(plan.TABLES),
     input:
-        lambda wildcards: rows_of(*TABLES[wildcards.table]),
+        lambda wildcards: rows_of(*plan.TABLES[wildcards.table]),
     output:
         f"_build/{CAMPAIGN}/records/{{table}}.csv",
     params:
-        named=lambda wildcards: named_rows(*TABLES[wildcards.table]),
+        named=lambda wildcards: named_rows(*plan.TABLES[wildcards.table]),
     shell:
         "python -m workflow.tables {output} {params.named}"

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCALES = ROOT / "workflow" / "scales"
 SCHEMA = SCALES / "schema.yaml"
 NOTEBOOKS = {"teacher": "experiments_teacher", "student": "experiments_student", "complexity": "experiments_complexity"}
+TABLES = {"runs": ("teacher", "student"), "along": ("complexity",)}  # of the rows of which nodes
 # What a node computes is in these modules; the rest of its notebook shows it.
 COMPUTED_BY = {
     "teacher": "kdlib.experiments.runs",
@@ -54,6 +55,11 @@ class Node:
     trainings: tuple = field(default=())
     experiment: str = ""
 
+    @property
+    def family(self) -> str:
+        """The experiment's id without what tells its parts apart: X2 of "X2-noisy"."""
+        return self.experiment.partition("-")[0]
+
 
 @lru_cache
 def read(scale: str) -> dict:
@@ -76,10 +82,10 @@ def _errors(content, schema: dict):
     shared = (content or {}).get("campaign")
     if not isinstance(shared, dict) or not isinstance(shared.get("experiments"), dict):
         return list(Draft202012Validator(schema).iter_errors(content))
-    campaign, whole = schema["properties"]["campaign"], {**content}
+    campaign = schema["properties"]["campaign"]
     loose = {**campaign, "required": ["experiments"]}
     schema = {**schema, "properties": {"campaign": loose}}
-    errors = list(Draft202012Validator(schema).iter_errors(whole))
+    errors = list(Draft202012Validator(schema).iter_errors(content))
     for name, own in shared["experiments"].items():
         merged = {"type": "object", "properties": {name: campaign}, "$defs": schema["$defs"]}
         if isinstance(own, dict):
@@ -114,7 +120,8 @@ def _nodes(experiment: str, campaign: dict, places: dict[str, str], teachers: di
     found, prefix = [], f"{experiment}." if experiment else ""
     variants = len(campaign["temperatures"]) * len(campaign["soft_ratios"])
     stops = campaign.get("stops", [])
-    times = {"baseline": 0, "stopped": len(stops)}
+    repeats = campaign.get("repeats", 1)
+    times = {"baseline": 0, "stopped": len(stops), "repeat": 2 * repeats}
     count = ("baseline" in campaign["methods"]) + variants * sum(times.get(name, 1) for name in campaign["methods"])
     for task_name, task in campaign["tasks"].items():
         points = task.get(
@@ -144,7 +151,7 @@ def _nodes(experiment: str, campaign: dict, places: dict[str, str], teachers: di
                         "temperature_scaling": campaign["temperature_scaling"],
                     }  # fmt: skip
                     trainings = ((student, recipe["epochs"] * task["train_examples"]),) * count
-                    own = {**common, "methods": campaign["methods"], "stops": stops}
+                    own = {**common, "methods": campaign["methods"], "stops": stops, "repeats": repeats}
                     found.append(Node("student", key, own, (first,), trainings, experiment))
                     if not campaign["along"]:
                         continue

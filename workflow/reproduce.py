@@ -38,8 +38,20 @@ def words(options) -> list[str]:
             found += ["--resources", f"gpu={len(devices)}"]
     if options.dry_run:
         found.append("--dry-run")
-    tables = [f"_build/{options.scale}/records/{table}.csv" for table in keys.CAMPAIGN_TABLES]
-    return [*found, "--", *(tables if options.tables_only else ["reproduce"])]
+    return [*found, "--", *targets(options)]
+
+
+def targets(options) -> list[str]:
+    """The files that Snakemake is asked for."""
+    if options.only:
+        wanted = [node for node in plan.nodes(options.scale) if {node.experiment, node.family} & set(options.only)]
+        if not wanted:
+            named = ", ".join(dict.fromkeys(node.experiment for node in plan.nodes(options.scale)))
+            sys.exit(f"--only: the scale {options.scale!r} has the experiments {named or '(none with a name)'}")
+        return [f"_build/{options.scale}/campaign/{node.kind}/{node.key}.csv" for node in wanted]
+    if options.tables_only:
+        return [f"_build/{options.scale}/records/{table}.csv" for table in keys.CAMPAIGN_TABLES]
+    return ["reproduce"]
 
 
 def finished_runs(scale: str) -> list[dict]:
@@ -118,13 +130,13 @@ def run(options) -> int:
         return status
     print(progress(options.scale, nodes, at_a_time(options)))
     build = ROOT / "_build" / options.scale
-    for path in sorted(build.rglob("*.failed.ipynb")):
+    failures = sorted(build.rglob("*.failed.ipynb"))
+    for path in failures:
         print(f"failed: {path.relative_to(ROOT)} (its log: {path.name.replace('.failed.ipynb', '.log')})")
-    failures = list(build.rglob("*.failed.ipynb"))
     if status and options.minutes and not failures and time.time() > float(environment["KDLIB_UNTIL"]):
         print(f"{options.minutes:g} minutes are over: the same command goes on from here")
         return 0
-    if not status:
+    if not status and not options.only:
         print(f"tables: {build / 'records'}; pages: {build / 'pages'}")
     return status
 
@@ -133,7 +145,7 @@ def so_far(options):
     """Write the tables of the jobs that have ended, as the whole campaign would."""
     build = ROOT / "_build" / options.scale
     nodes = plan.nodes(options.scale)
-    for table, kinds in {"runs": ("teacher", "student"), "along": ("complexity",)}.items():
+    for table, kinds in plan.TABLES.items():
         places = [
             (node.experiment, build / "campaign" / node.kind / f"{node.key}.csv")
             for node in nodes
@@ -154,7 +166,9 @@ def estimate(options):
     for node in plan.nodes(options.scale):
         given = node.parameters
         if node.kind == "complexity":  # one for each student and checkpoint, the start among them
-            variants = len(given["methods"]) * len(given["temperatures"]) * len(given["soft_ratios"])
+            taught = [method for method in given["methods"] if method != "baseline"]
+            variants = len(taught) * len(given["temperatures"]) * len(given["soft_ratios"])
+            variants += len(taught) < len(given["methods"])
             kernels[given["network"], given["task"]["data"], given["points"]] += variants * (given["stages"] + 1)
         for network, amount in node.trainings:
             amounts[network, given["task"]["data"]] += amount
@@ -212,6 +226,7 @@ if __name__ == "__main__":
     parser.add_argument("--scale", default="quick")
     parser.add_argument("--jobs", type=int, help="at a time, on this machine; else one for each GPU, or two on a CPU")
     parser.add_argument("--minutes", type=float, help="end in that time; all that has been done is kept")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="these experiments of the scale")
     parser.add_argument("--so-far", action="store_true", help="write the tables of what has ended, and run nothing")
     parser.add_argument("--data", nargs="*", default=[], metavar="NAME=PATH", help="where a task's images are")
     parser.add_argument("--profile", type=Path, help="of a cluster: workflow/profiles/slurm or kubernetes")

@@ -1,4 +1,4 @@
-"""Supervision complexity along a student's training, under the student's own kernel of the moment (N3)."""
+"""Supervision complexity along a student's training, on the images that it is trained on (S1, S6; experiment X3)."""
 
 from __future__ import annotations
 
@@ -7,121 +7,158 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.linalg import cholesky, solve_triangular
 from scipy.special import softmax
 from tqdm import tqdm
 
-from kdlib.complexity.supervision import supervision_complexity
-from kdlib.data.images import Dataset
 from kdlib.experiments.measures import agreement, centred_kernel_alignment
-from kdlib.experiments.runs import Finished, time_is_over
+from kdlib.experiments.runs import Finished, LoadedTask, time_is_over
 from kdlib.kernels.finite.gram import empirical_ntk
-from kdlib.path import NotPositiveDefiniteError
+from kdlib.tools.arrays import integer, number
 from kdlib.tools.files import write_whole
 from kdlib.tools.provenance import code_hash, device_name, provenance, require_device
 from kdlib.training.loop import Paused
 
-CODE = "kdlib.experiments.along"  # whose hash, with all that it reaches, marks a kernel's row
+CODE = "kdlib.experiments.along"  # whose hash, with all that it reaches, marks a kernel's rows
+TARGETS = ("labels", "random", "offline", "online")
+KERNELS = ("own", "initial")
+SUPERVISED = ("baseline", "offline", "early-stopped", "stopped", "online")
+ALIGNED = 256  # images on which the kernels of student and teacher are compared
 
 
 def complexity_along(
-    students: Sequence[Finished], teacher: Finished, dataset: Dataset, *, points: int, ridge: float = 1e-3,
-    condition: bool = False, progress: bool = True,
+    students: Sequence[Finished], teacher: Finished, loaded: LoadedTask, *, points: int, ridge: float = 1e-3,
+    progress: bool = True,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Complexity of what the teacher says to each student, at each of its checkpoints.
+    """Complexity of four kinds of targets under each student's kernels, at each of its checkpoints.
 
-    The kernel is the empirical NTK of all outputs in inference mode, in float64, on `points` validation images, on
-    which nothing was trained; the supervision the teacher's probabilities there at the student's temperature, less
-    `1/C`.
+    The kernels are empirical NTKs of all outputs in inference mode, in float64, on the first `points` training images
+    as they are (not augmented; equal ones are left out): the student's *own* at the checkpoint, and the *initial* one
+    of the same seed. Only the initial one is fixed before the images, as a certificate needs it. The targets, all less
+    `1/C`: the *labels*, as one-hot vectors; the same in *random* order; and the probabilities, at the student's
+    temperature, of the teacher at its end (*offline*) and of its checkpoint of the same stage (*online*).
 
     Parameters
     ----------
     students
-        `Finished` runs, of methods "offline", "early-stopped" or "online".
+        `Finished` runs that kept their start.
     teacher
         the `Finished` run that supervised them.
     ridge
-        in units of the kernel's mean diagonal. A trained ReLU network can have outputs that no parameter moves on their
-        own: then the kernel is singular to rounding, and without a ridge the number is not one.
+        in units of each kernel's mean diagonal. A trained ReLU network can have outputs that hardly any parameter moves
+        on their own: then the kernel is singular to rounding, and without a ridge the number is not one.
 
-    condition
-        compute each kernel's condition number, too: the eigenvalues take longer than all else on a GPU's machine.
-
-    Each kernel's row is kept in its student's folder, and read if it is there: a killed call loses one kernel.
+    The rows of a checkpoint are kept in its student's folder, and read if they are there: a killed call loses one
+    kernel.
 
     Returns
     -------
-    A row for each student and checkpoint: `adjusted` complexity, with the ridge and without ("" where the kernel is
-    singular), and with it over the root mean square of the supervision,
-    alignment (CKA) of the kernel (summed over outputs) with the teacher's, its condition number and mean diagonal, and
-    the agreement with the teacher on the points.
+    A row for each student, checkpoint, kernel and target: `adjusted` complexity, and divided by the targets' root mean
+    square; `log_adjusted` and `log_adjusted_per_size`, their natural logarithms. Beside them, the same for all rows of
+    a checkpoint: the kernel's mean diagonal; alignment (CKA) of the own kernel, summed over outputs, with the kernel of
+    the teacher that supervised then, on the first 256 of the images; and the agreement with that teacher on all.
     """
-    images = np.unique(dataset.validation.images[:points], axis=0)  # equal images make the kernel singular
+    points, ridge = integer("points", points, least=2), number("ridge", ridge, least=0)
+    images, rows_of = np.unique(loaded.dataset.train.images[:points], axis=0, return_index=True)
+    labels = loaded.labels[rows_of]
     require_device()
-    steps = [step for step in teacher.trained.steps if step]
     jobs = [(student, step) for student in students for step in student.trained.steps]
+    start: dict[str, tuple[np.ndarray, float]] = {}  # the factor of the initial kernel, by the seed of its weights
     teacher_grams: dict[int, np.ndarray] = {}
-    rows = []
+    found = []
     for student, step in tqdm(jobs, desc="kernels", disable=not progress):
+        if student.row["method"] not in SUPERVISED:
+            raise ValueError(f"the supervision of {student.row['method']!r} is not this teacher's")
         folder = student.trained.folder
-        if folder is None:
-            raise ValueError("complexity_along keeps its rows in the students' folders: train them in one")
-        path = folder / f"complexity-{step}-{points}-{ridge:g}{'-condition' * condition}-{code_hash(CODE)}.json"
+        if folder is None or 0 not in student.trained.steps:
+            raise ValueError("complexity_along wants students that were trained in a folder, and kept their start")
+        path = folder / f"complexity-{step}-{points}-{ridge:g}-{code_hash(CODE)}.json"
         if not path.exists():
             if time_is_over():
                 raise Paused("the time is over: the kernels that have been computed are kept")
-            row = _row(student, step, teacher, steps, images, ridge, condition, teacher_grams)
-            write_whole(path, json.dumps(row))
-        rows.append(json.loads(path.read_text(encoding="utf-8")))
-    return rows
+            rows = _rows(student, step, teacher, images, labels, ridge, start, teacher_grams)
+            write_whole(path, json.dumps(rows))
+        found += json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
-def _row(
-    student: Finished, step: int, teacher: Finished, steps: list[int], images: np.ndarray, ridge: float,
-    condition: bool, teacher_grams: dict[int, np.ndarray],
-) -> dict[str, Any]:  # fmt: skip
-    """Of one student at one step. `teacher_grams` keeps the teacher's kernels, by step, from one call to the next."""
-    row, network = student.row, student.trained.network
-    share = step / student.trained.steps[-1]
-    stage = stage_of(row, steps, share)
-    if stage not in teacher_grams:
-        variables = teacher.trained.variables(stage)
-        teacher_grams[stage] = empirical_ntk(
-            teacher.trained.network, variables, images, outputs="sum", dtype=np.float64, progress=False
-        )
-    logits = teacher.trained.logits(images, stage)
-    targets = softmax(logits / row["temperature"], axis=1) - 1 / logits.shape[1]
-    gram = empirical_ntk(network, student.trained.variables(step), images, dtype=np.float64, progress=False)
-    flat = gram.reshape(targets.size, targets.size)
-    mean, size = float(np.trace(flat) / len(flat)), float(np.sqrt(np.mean(targets**2)))
-    adjusted = supervision_complexity(gram, targets, ridge=ridge * mean).adjusted
-    try:
-        without: float | str = supervision_complexity(gram, targets).adjusted
-    except NotPositiveDefiniteError:
-        without = ""
-    number = float("nan")
-    if condition:
-        values = np.linalg.eigvalsh(flat)
-        number = float(values[-1] / values[0])
-    copied = ("run", "network", "data", "noise", "train_examples", "method", "temperature", "soft_ratio", "seed")
-    return {
-        **{name: row[name] for name in (*copied, "teacher_network")},
-        "step": step, "share": share, "teacher_step": stage, "points": len(images), "ridge": ridge,
-        "adjusted": adjusted, "adjusted_per_size": adjusted / size, "adjusted_without_ridge": without, "size": size,
-        "condition": number if condition else "", "mean_diagonal": mean,
-        "kernel_alignment": centred_kernel_alignment(np.einsum("icjc->ij", gram), teacher_grams[stage]),
-        "fidelity": agreement(student.trained.logits(images, step), logits),
-        "data_sha256": row["data_sha256"], "code": code_hash(CODE), "device": device_name(), **provenance(CODE),
-    }  # fmt: skip
-
-
-def stage_of(row: dict[str, Any], steps: Sequence[int], share: float) -> int:
-    """Which of a teacher's `steps` supervises the student of `row` when a `share` of its training is over."""
-    if row["method"] == "early-stopped":
-        return int(row["teacher_step"])
-    if row["method"] not in ("offline", "online"):
-        raise ValueError(f"the supervision of {row['method']!r} is not this teacher's")
-    if row["method"] == "offline":
-        return steps[-1]
+def stage_of(steps: Sequence[int], share: float) -> int:
+    """Which of a teacher's `steps` (without the start) supervises an online student after a `share` of its training."""
     return next(
         step for step in steps if share <= step / steps[-1] + 0.3 / len(steps)
     )  # steps are whole numbers, shares are not
+
+
+def _rows(
+    student: Finished, step: int, teacher: Finished, images: np.ndarray, labels: np.ndarray, ridge: float,
+    start: dict[str, tuple[np.ndarray, float]], teacher_grams: dict[int, np.ndarray],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Of one student at one step. `start` and `teacher_grams` keep what the next call needs again."""
+    row, share = student.row, step / student.trained.steps[-1]
+    steps = [kept for kept in teacher.trained.steps if kept]
+    stage = stage_of(steps, share) if row["method"] == "online" else row["teacher_step"] or steps[-1]
+    targets = _targets(teacher, images, labels, row["temperature"], stage_of(steps, share))
+    gram = _gram(student, step, images)
+    first = start.get(row["seed"])
+    if first is None:
+        first = start[row["seed"]] = _factor(_gram(student, 0, images), ridge)
+    measured = {"own": _factor(gram, ridge), "initial": first}
+    aligned = images[:ALIGNED]
+    if stage not in teacher_grams:
+        teacher_grams[stage] = empirical_ntk(
+            teacher.trained.network, teacher.trained.variables(stage), aligned, outputs="sum", dtype=np.float64,
+            progress=False,
+        )  # fmt: skip
+    summed = np.einsum("icjc->ij", gram[: len(aligned), :, : len(aligned)])
+    copied = ("run", "network", "data", "noise", "train_examples", "method", "temperature", "soft_ratio", "seed")
+    about = {
+        **{name: row[name] for name in (*copied, "teacher_network")}, "step": step, "share": round(share, 3),
+        "teacher_step": stage, "points": len(images), "ridge": ridge,
+        "kernel_alignment": centred_kernel_alignment(summed, teacher_grams[stage]),
+        "train_fidelity": agreement(student.trained.logits(images, step), teacher.trained.logits(images, stage)),
+        "data_sha256": row["data_sha256"], "code": code_hash(CODE), "device": device_name(), **provenance(CODE),
+    }  # fmt: skip
+    rows = []
+    for kernel in KERNELS:
+        factor, diagonal = measured[kernel]
+        for target in TARGETS:
+            adjusted = _adjusted(factor, diagonal, targets[target])
+            per_size = adjusted / float(np.sqrt(np.mean(targets[target] ** 2)))
+            values = {
+                "kernel": kernel, "target": target, "mean_diagonal": diagonal, "adjusted": adjusted,
+                "adjusted_per_size": per_size, "log_adjusted": float(np.log(adjusted)),
+                "log_adjusted_per_size": float(np.log(per_size)),
+            }  # fmt: skip
+            rows.append({**values, **about})
+    return rows
+
+
+def _targets(
+    teacher: Finished, images: np.ndarray, labels: np.ndarray, temperature: float, stage: int
+) -> dict[str, np.ndarray]:
+    """`{name: (n, C)}`, of mean zero over the classes."""
+    last = softmax(teacher.trained.logits(images) / temperature, axis=1)
+    now = softmax(teacher.trained.logits(images, stage) / temperature, axis=1)
+    one_hot = np.eye(last.shape[1])[labels]
+    shuffled = one_hot[np.random.default_rng(0).permutation(len(labels))]
+    found = dict(zip(TARGETS, (one_hot, shuffled, last, now), strict=True))
+    return {name: values - 1 / values.shape[1] for name, values in found.items()}
+
+
+def _gram(student: Finished, step: int, images: np.ndarray) -> np.ndarray:
+    variables = student.trained.variables(step)
+    return empirical_ntk(student.trained.network, variables, images, dtype=np.float64, progress=False)
+
+
+def _factor(gram: np.ndarray, ridge: float) -> tuple[np.ndarray, float]:
+    """Cholesky factor of the Gram with the ridge, and its mean diagonal without. The Gram is left as it is."""
+    flat = gram.reshape(gram.shape[0] * gram.shape[1], -1)
+    mean = float(np.trace(flat) / len(flat))
+    return cholesky(flat + ridge * mean * np.eye(len(flat)), lower=True, overwrite_a=True), mean
+
+
+def _adjusted(factor: np.ndarray, diagonal: float, targets: np.ndarray) -> float:
+    """`sqrt(v' (K + ridge)^-1 v tr K) / n`, as `kdlib.complexity.supervision_complexity` has it, from the factor: that
+    of ten thousand rows is computed once for all targets."""
+    value = np.sum(solve_triangular(factor, targets.ravel(), lower=True) ** 2)
+    return float(np.sqrt(value * diagonal * targets.size)) / len(targets)

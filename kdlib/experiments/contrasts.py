@@ -8,21 +8,24 @@ design was made for. `evaluate` gives each contrast one of four outcomes (sectio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import yaml
 from jsonschema import Draft202012Validator
 from scipy.stats import t as student_t
 
-from kdlib.experiments.results import Rows, paired
+from kdlib.experiments.results import Rows, campaign, paired, published_scales
 from kdlib.tools.arrays import number
 from kdlib.tools.intervals import clopper_pearson, mean_interval
 from kdlib.tools.provenance import ROOT
+
+if TYPE_CHECKING:
+    from kdlib.ledger import Ledger
 
 Outcome = Literal["for", "against", "undecided", "vacuous"]
 PLAN = ROOT / "workflow" / "experiments.yaml"
@@ -50,6 +53,8 @@ class Contrast:
         numbers of the papers' claims that it bears on.
     by
         columns that tell cases apart; each case is a contrast of its own.
+    table, rows_of
+        where the rows are: "runs" or "along", and the experiment whose rows they are, if it is not this one.
     """
 
     experiment: str
@@ -62,6 +67,8 @@ class Contrast:
     times: float = 100.0
     claims: tuple[int, ...] = ()
     by: tuple[str, ...] = CASE
+    table: str = "runs"
+    rows_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,16 @@ class Evidence:
     def mean(self) -> float:
         return float(self.differences.mean())
 
+    @property
+    def called(self) -> str:
+        """The case in words."""
+        about = dict(zip(self.contrast.by, self.case, strict=True))
+        words = about.get("network", "")
+        words += f" by {about['teacher_network']}" if "teacher_network" in about else ""
+        words += f", {about['data']}" + (f" with {100 * about['noise']:.0f} % noise" if about.get("noise") else "")
+        given = {"temperature": "T", "soft_ratio": "soft ratio", "teacher_share": "teacher's share", "pair": "pair"}
+        return words + "".join(f", {short} = {about[column]:g}" for column, short in given.items() if column in about)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -123,15 +140,16 @@ def experiments(path: Path | None = None) -> dict[str, Experiment]:
     return found
 
 
-def evaluate(contrasts: Sequence[Contrast], rows: Rows, *, delta: float = 0.05) -> list[Evidence]:
+def evaluate(contrasts: Sequence[Contrast], rows: Rows, along: Rows = (), *, delta: float = 0.05) -> list[Evidence]:
     """The contrasts of one experiment on its rows, corrected together.
 
     Parameters
     ----------
     contrasts
         of one experiment.
-    rows
-        of the table `runs` or `along`; those of other experiments are left out by their column `experiment`.
+    rows, along
+        of the tables `runs` (its students are compared) and `along`. In a scale with several experiments those of
+        others are left out by the column `experiment`: X2's are of "X2" or "X2-...".
     delta
         level of intervals and outcomes.
 
@@ -144,7 +162,9 @@ def evaluate(contrasts: Sequence[Contrast], rows: Rows, *, delta: float = 0.05) 
         raise ValueError("contrasts of several experiments: each is corrected by itself")
     found = []
     for contrast in contrasts:
-        own = [row for row in rows if row.get("experiment", contrast.experiment) == contrast.experiment]
+        whose = contrast.rows_of or contrast.experiment
+        table = along if contrast.table == "along" else [row for row in rows if row.get("role") != "teacher"]
+        own = [row for row in table if row.get("experiment", whose).partition("-")[0] == whose]
         for case, values in paired(own, contrast.metric, contrast.first, contrast.second, contrast.by).items():
             if len(values) > 1:
                 found.append(_evidence(contrast, case, contrast.times * np.array(values), delta))
@@ -153,6 +173,51 @@ def evaluate(contrasts: Sequence[Contrast], rows: Rows, *, delta: float = 0.05) 
         replace(evidence, adjusted=p, outcome=_outcome(evidence, p, delta))
         for evidence, p in zip(found, adjusted, strict=True)
     ]
+
+
+def of_scales(scale: str, names: Sequence[str] = (), *, delta: float = 0.05) -> dict[tuple[str, str], list[Evidence]]:
+    """What the tables of `scale` and of all published scales say: `{(scale, experiment): [Evidence]}`.
+
+    `names` are ids of experiments; by default all. Where an experiment has not run it is not there.
+    """
+    found = {}
+    for name in dict.fromkeys((scale, *published_scales("runs"))):
+        runs, along = campaign("runs", name), campaign("along", name)
+        for experiment in experiments().values():
+            if not names or experiment.id in names:
+                found[name, experiment.id] = evaluate(experiment.contrasts, runs, along, delta=delta)
+    return {key: evidence for key, evidence in found.items() if evidence}
+
+
+def record(ledger: Ledger, evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> None:
+    """Put all of it into a chapter's ledger."""
+    for (scale, experiment), found in evidence.items():
+        for one in found:
+            ledger.evidence(
+                experiment, f"{one.contrast.name}: {one.called} ({scale})", one.differences, outcome=one.outcome,
+                power=one.detectable, interval=one.interval, claims=one.contrast.claims, n=len(one.differences),
+                seeds=range(len(one.differences)), code="kdlib.experiments.contrasts.evaluate",
+            )  # fmt: skip
+
+
+def forest_groups(evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> dict[str, list[tuple]]:
+    """The same as `kdlib.tools.plots.forest` draws it, without null experiments."""
+    return {
+        f"{experiment}, scale {scale}: {experiments()[experiment].title}": [
+            (f"{one.contrast.name}\n{one.called}", one.differences, one.interval, one.outcome) for one in found
+        ]
+        for (scale, experiment), found in evidence.items()
+        if any(one.contrast.sign for one in found)
+    }
+
+
+def counts(evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> dict[str, float]:
+    """How many contrasts had each outcome, `all` of them, and `seen`: the median detectable effect of the undecided
+    ones (NaN without any). Null experiments are left out."""
+    every = [one for found in evidence.values() for one in found if one.contrast.sign]
+    outcomes = {outcome: sum(one.outcome == outcome for one in every) for outcome in get_args(Outcome)}
+    undecided = [one.detectable for one in every if one.outcome == "undecided"]
+    return {**outcomes, "all": len(every), "seen": float(np.median(undecided)) if undecided else float("nan")}
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -225,6 +290,8 @@ _SCHEMA = {
                             "times": {"type": "number", "exclusiveMinimum": 0},
                             "claims": {"type": "array", "items": {"type": "integer"}},
                             "by": {"type": "array", "items": {"type": "string"}},
+                            "table": {"enum": ["runs", "along"]},
+                            "rows_of": {"type": "string"},
                         },
                     },
                 },

@@ -76,67 +76,30 @@ def differences(first: Mapping[float, float], second: Mapping[float, float]) -> 
     return 100 * np.array([first[seed] - second[seed] for seed in sorted(first) if seed in second])
 
 
-def online_against_offline(runs: Rows, along: Rows) -> list[dict[str, Any]]:
-    """Online less offline students of a campaign (N3), seed by seed.
-
-    Parameters
-    ----------
-    runs, along
-        the tables `runs` and `along`.
-
-    Returns
-    -------
-    A dictionary for each data set, teacher, student, temperature and soft ratio, with `(seeds,)` arrays: `gain` in
-    accuracy (points); `growth`, log of the adjusted complexity of the online supervision at the end over that at the
-    end of the first stage; `fixed`, the same of the offline supervision, whose answers do not change; `saved`, log of
-    the offline supervision's complexity over the online one's, mean of the stages. Each under the student's own kernel;
-    `_per_size`: with the root mean square of the supervision divided out.
-    """
-    shares = {}
-    for row in along:
-        if row["share"]:
-            shares.setdefault(row["run"], set()).add(row["share"])
-    along = [
-        {
-            **row, "stage": sorted(shares[row["run"]]).index(row["share"]) - len(shares[row["run"]]),  # -1 is the last
-            "first": row["share"] == min(shares[row["run"]]), "log": float(np.log(row["adjusted"])),
-            "log_per_size": float(np.log(row["adjusted_per_size"])),
-        }
-        for row in along if row["share"]
-    ]  # fmt: skip
-    by = ("data", "noise", "teacher_network", "network", "soft_ratio")
-    stages, found = sorted({row["stage"] for row in along}), []
-    for temperature in sorted({row["temperature"] for row in runs if row["method"] == "online"}):
-        online, offline = ({"method": method, "temperature": temperature} for method in ("online", "offline"))
-        gain = paired(runs, "test_accuracy", online, offline, by)
-        if not stages:
-            continue
-        measured = {
-            "growth": _change(along, "log", online, by),
-            "growth_per_size": _change(along, "log_per_size", online, by),
-            "fixed": _change(along, "log", offline, by),
-            "saved": _saved(along, "log", online, offline, stages, by),
-            "saved_per_size": _saved(along, "log_per_size", online, offline, stages, by),
-        }
-        for case in gain:
-            if all(case in of and len(of[case]) == len(gain[case]) for of in measured.values()):
-                about = dict(zip(("data", "noise", "teacher", "student", "soft_ratio"), case, strict=True))
-                values = {name: np.array(of[case]) for name, of in measured.items()}
-                found.append({**about, "temperature": temperature, "gain": 100 * np.array(gain[case]), **values})
+def followed(tables: Mapping[str, Rows]) -> dict[str, list[Mapping[str, Any]]]:
+    """The online students of tables `along`, `{scale: rows}`: `{the case in words: rows of all seeds}`."""
+    found = {}
+    for scale, rows in tables.items():
+        for row in rows:
+            if row["method"] == "online":
+                title = (
+                    f"{row['network']} by {row['teacher_network']}, {row['data']}, T = {row['temperature']:g}, "
+                    f"{row['points']:.0f} images, ridge {row['ridge']:g} ({scale})"
+                )
+                found.setdefault(title, []).append(row)
     return found
 
 
-def _change(along: Rows, metric: str, kind: dict[str, Any], by: Sequence[str]) -> dict[tuple, list[float]]:
-    """The metric at the last stage less that at the first."""
-    return paired(along, metric, {**kind, "stage": -1}, {**kind, "first": True}, by)
-
-
-def _saved(
-    along: Rows, metric: str, online: dict[str, Any], offline: dict[str, Any], stages: list[int], by: Sequence[str]
-) -> dict[tuple, np.ndarray]:
-    """The offline metric less the online one, mean of the stages."""
-    each = [paired(along, metric, {**offline, "stage": s}, {**online, "stage": s}, by) for s in stages]
-    return {case: np.mean([of[case] for of in each if case in of], axis=0) for case in each[-1]}
+def at_the_end(tables: Mapping[str, Rows]) -> list[dict[str, Any]]:
+    """Of each student of tables `along`, `{scale: rows}`, one row at its end, with its `test_accuracy` and `scale`; its
+    accuracy from the scale's table `runs`, fidelity and alignment from the kernel's row."""
+    found = {}
+    for scale, rows in tables.items():
+        accuracy = {row["run"]: row["test_accuracy"] for row in campaign("runs", scale)}
+        for row in rows:
+            if row["share"] == 1 and row["run"] in accuracy:
+                found[scale, row["run"]] = {**row, "scale": scale, "test_accuracy": accuracy[row["run"]]}
+    return list(found.values())
 
 
 def published_scales(name: str) -> list[str]:

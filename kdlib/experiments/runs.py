@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ from kdlib.training import networks
 from kdlib.training.checkpoints import SavedCheckpoints
 from kdlib.training.loop import EngineName, Trained, train
 from kdlib.training.recipe import Recipe
-from kdlib.training.teacher import Teacher
+from kdlib.training.teacher import CachedLogits, Teacher
 
-ANOTHER = 1000  # added to the seed of a student that repeats another one
+ANOTHER = 1000  # added, once and more, to the seeds of students that repeat one another
+MEASURED = 5000  # training images, the first ones, on which accuracy and fidelity are measured
 CODE = "kdlib.experiments.runs"  # whose hash, with all that it reaches, marks a run
 
 
@@ -145,7 +147,9 @@ def run(
             row = {
                 "run": run_id, "network": network, **loaded.task.columns, **recipe.columns, "teacher": teacher_name,
                 **(columns or {}),
-                **_evaluated("validation", trained, dataset.validation), **_evaluated("test", trained, dataset.test),
+                **_evaluated("train", trained, dataset.train.images[:MEASURED], loaded.labels[:MEASURED]),
+                **_evaluated("validation", trained, dataset.validation.images, dataset.validation.labels),
+                **_evaluated("test", trained, dataset.test.images, dataset.test.labels),
                 "final_loss": float(trained.history[-1]), "steps": trained.steps[-1], "seconds": trained.seconds,
                 "images_per_second": trained.images_per_second, "engine": engine, "device": device_name(),
                 **_computer(engine), "data_sha256": dataset.sha256,
@@ -246,7 +250,7 @@ def teacher_at(trained: Trained, stage: str) -> Teacher:
 def students(
     loaded: LoadedTask, *, teacher_network: str, teacher_recipe: dict[str, Any], network: str, recipe: dict[str, Any],
     methods: Sequence[str], temperatures: Sequence[float], soft_ratios: Sequence[float],
-    temperature_scaling: TemperatureScaling, stops: Sequence[float] = (),
+    temperature_scaling: TemperatureScaling, stops: Sequence[float] = (), repeats: int = 1,
     seed: int, stages: int, folder: str | Path, engine: EngineName = "jax", progress: bool = True,
 ) -> tuple[Finished, dict[tuple[str, float, float], Finished]]:  # fmt: skip
     """Every student of one network and seed: all methods, temperatures and soft ratios, on one teacher.
@@ -257,37 +261,42 @@ def students(
         dictionaries for `Recipe`; the seed and the loss are added.
     stops
         shares of the teacher's training, of those that `stages` keeps, for the method "stopped".
+    repeats
+        pairs of students for the method "repeat".
     stages
         checkpoints of the teacher and of each student, at equal shares of their trainings.
 
     The others are as in `run` and `DistillationLoss`. What has ended is read. The method "repeat" is "offline" with
-    other weights, batches and augmentation (those of the seed plus `ANOTHER`): its difference from "offline" is noise.
+    weights, batches and augmentation of its own (from the seed plus `ANOTHER` on): pairs whose difference is noise. The
+    columns `pair` and `half` tell them.
 
     Returns
     -------
     `(teacher, {(method, temperature, soft_ratio): student})`; the baseline's key is `("baseline", 1.0, 0.0)`; that of
-    "stopped" has the share as a fourth entry.
+    "stopped" has the share as a fourth entry, that of "repeat" the pair and the half, 0 or 1.
     """
     keep = [k / stages for k in range(1, stages)]
     teacher = run(
         f"teacher-{teacher_network}-{seed}", loaded, teacher_network, Recipe(**teacher_recipe, seed=seed), folder,
         keep=keep, columns={"role": "teacher", "method": "baseline"}, engine=engine, progress=progress,
     )  # fmt: skip
-    teacher_test = teacher.trained.logits(loaded.dataset.test.images)
+    seen, unseen = loaded.dataset.train.images[:MEASURED], loaded.dataset.test.images
+    teacher_seen, teacher_unseen = teacher.trained.logits(seen), teacher.trained.logits(unseen)
     variants: list[tuple] = [("baseline", 1.0, 0.0)] if {"baseline", "self"} & set(methods) else []
+    more = {"stopped": [(stop,) for stop in stops], "repeat": list(product(range(repeats), (0, 1)))}
     for method, temperature, soft_ratio in product(methods, temperatures, soft_ratios):
         if method != "baseline":
-            variants += [
-                (method, temperature, soft_ratio, *rest)
-                for rest in ([(stop,) for stop in stops] if method == "stopped" else [()])
-            ]
-    trained, baseline = {}, None
+            variants += [(method, temperature, soft_ratio, *rest) for rest in more.get(method, [()])]
+    trained, baseline, as_they_are = {}, None, Recipe(**recipe).augment == "none"
     for variant in variants:
-        method, temperature, soft_ratio, *stop = variant
-        share = stop[0] if stop else 1.0
+        method, temperature, soft_ratio, *rest = variant
+        share = rest[0] if method == "stopped" else 1.0
         supervisor, name, step = supervision(method, teacher, loaded.dataset, baseline=baseline, share=share)
         loss = DistillationLoss(soft_ratio, temperature, temperature_scaling) if supervisor else None
-        own_seed = seed + ANOTHER if method == "repeat" else seed
+        pair, half = rest if method == "repeat" else ("", "")
+        own_seed = seed + ANOTHER * (1 + 2 * pair + half) if method == "repeat" else seed
+        if as_they_are and supervisor and len(supervisor.stages) == 1:
+            supervisor = _answers(supervisor, name, loaded.dataset, folder)
         student = run(
             f"{network}-{method}-{temperature:g}-{soft_ratio:g}-{own_seed}", loaded, network,
             Recipe(**recipe, loss=loss, seed=own_seed), folder, teacher=supervisor, teacher_name=name, keep=[0, *keep],
@@ -297,12 +306,24 @@ def students(
         # A baseline has no teacher, so its training is the same for all of them; its row says with which it is
         # compared.
         student.row.update(teacher_network=teacher_network, teacher_accuracy=teacher.row["test_accuracy"])
-        student.row.update(seed=seed, teacher_share=share if supervisor else "")
-        student.row["fidelity"] = agreement(student.trained.logits(loaded.dataset.test.images), teacher_test)
+        student.row.update(seed=seed, teacher_share=share if supervisor else "", pair=pair, half=half)
+        student.row["fidelity"] = agreement(student.trained.logits(unseen), teacher_unseen)
+        student.row["train_fidelity"] = agreement(student.trained.logits(seen), teacher_seen)
         baseline = student if method == "baseline" else baseline
         if method in methods:
             trained[variant] = student
     return teacher, trained
+
+
+def _answers(teacher: Teacher, name: str, dataset: Dataset, folder: str | Path) -> CachedLogits:
+    """What a checkpoint says of the training images as they are: computed once for all its students, and kept."""
+    path = Path(folder) / "teacher-logits" / f"{name}.npy"
+    if not path.exists():
+        content = BytesIO()
+        images = dataset.train.images
+        np.save(content, networks.apply_in_blocks(teacher.network, teacher.stages[0][1], images, dtype=images.dtype))
+        write_whole(path, content.getvalue())
+    return CachedLogits.in_order(np.load(path, allow_pickle=False))
 
 
 def runs_folder(path: str = "") -> Path:
@@ -322,6 +343,6 @@ def _computer(engine: EngineName) -> dict[str, Any]:
     return {"cores": cores, "torch": torch, "xla_flags": os.environ.get("XLA_FLAGS", "")}
 
 
-def _evaluated(split: str, trained: Trained, examples: Any) -> dict[str, float]:
-    values = evaluation(trained.logits(examples.images), examples.labels)
+def _evaluated(split: str, trained: Trained, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    values = evaluation(trained.logits(images), labels)
     return {f"{split}_{name}": value for name, value in values.items()}

@@ -58,7 +58,6 @@ STATEMENTS = {
         Statement("O3", "The early-stopping trade-off", "temperature_early_stopping"),
         Statement("N1", "Online and offline meet in the limit", "online_distillation"),
         Statement("N2", "Online distillation is a double filter", "online_distillation", new_here=True),
-        Statement("N3", "Online distillation of finite networks", "online_distillation"),
         Statement("B1", "The two papers' quantities are one", "bridge", new_here=True),
         Statement("B2", "The bound improves exactly when data inefficiency is below one", "bridge", new_here=True),
     )
@@ -120,7 +119,7 @@ CLAIMS = (
     Claim(
         9, _HARUTYUNYAN, "Online distillation gives increasingly complex supervision, and works on a "
             "range of image benchmarks.",
-        ("N1", "N2", "N3"),
+        ("N1", "N2"),
         "Increasingly complex it is, for finite networks too. In the kernel regime an "
             "online student is a delayed one: ahead if "
         "both train too long, behind if too briefly, and no better for whoever "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -80,24 +81,27 @@ MARKS = {
 }  # so that colour is not all that tells them apart
 
 
-def forest(groups, *, unit, width=8.0):
+def forest(groups, *, unit, width=5.2):
     """A forest plot: one panel for each of `groups`, `{title: [(label, values, (low, high), outcome)]}`; its figure.
 
-    One line for each entry: the mean is marked by its outcome, the interval is a bar, single values are dots.
+    Two lines for each entry, its label above: so it is narrow enough for a phone. The mean is marked by its outcome,
+    the interval is a bar, single values are dots.
     """
     counts = [len(entries) for entries in groups.values()]
     figure, axes = plt.subplots(
-        len(groups), 1, figsize=(width, 0.42 * sum(counts) + 0.6 * len(groups) + 0.8), squeeze=False, sharex=True,
-        gridspec_kw={"height_ratios": [count + 0.4 for count in counts]},
+        len(groups), 1, figsize=(width, 0.62 * sum(counts) + 0.55 * len(groups) + 0.8), squeeze=False, sharex=True,
+        gridspec_kw={"height_ratios": [count + 0.3 for count in counts]},
     )  # fmt: skip
     for axis, (title, entries) in zip(axes[:, 0], groups.items(), strict=True):
-        for place, (_, values, ends, outcome) in enumerate(entries):
+        axis.set(ylim=(len(entries) - 0.6, -0.85), yticks=[])
+        axis.axvline(0, color=BLACK, linewidth=1)
+        axis.set_title("\n".join(textwrap.wrap(title, 62)), fontsize=10, loc="left")
+        beside = {"transform": axis.get_yaxis_transform(), "va": "bottom", "fontsize": 8, "linespacing": 1.05}
+        for place, (label, values, ends, outcome) in enumerate(entries):
             spread(axis, place, values, ends, color=OUTCOMES[outcome])
             axis.plot(sum(values) / len(values), place, MARKS[outcome], color=OUTCOMES[outcome], markersize=8)
-        axis.axvline(0, color=BLACK, linewidth=1)
-        axis.set_yticks(range(len(entries)), [label for label, *_ in entries], fontsize=8.5)
-        axis.set(ylim=(len(entries) - 0.4, -0.6))
-        axis.set_title(title, fontsize=10)
+            lines = [line for part in label.split("\n") for line in textwrap.wrap(part, 78)]
+            axis.text(0.005, place - 0.22, "\n".join(lines), **beside)
     axes[-1, 0].set_xlabel(unit)
     seen = {outcome for entries in groups.values() for *_, outcome in entries}
     handles = [

@@ -342,7 +342,8 @@ def _memory(
     """The file for this teacher, these images, batches and stages; None where no teacher is applied to batches."""
     if folder is None or supervision.in_step is None:
         return None
-    outputs = supervision.in_step.apply(supervision.at(0.0), jnp.asarray(inputs[:1])).shape[1:]
+    one = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
+    outputs = jax.eval_shape(supervision.in_step.apply, supervision.at(0.0), one).shape[1:]
     parts = [supervision.fingerprint(), _digest(inputs), recipe.augment, recipe.batch_size, recipe.seed, steps]
     name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     return LogitsMemory(Path(folder) / name, (steps, recipe.batch_size, *outputs))

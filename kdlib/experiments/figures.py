@@ -1,0 +1,73 @@
+"""Figures that more than one page shows of the campaign's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from kdlib.experiments.along import KERNELS, TARGETS
+from kdlib.experiments.results import Rows
+from kdlib.tools import plots
+
+COLOURS = dict(zip(TARGETS, (plots.BLACK, plots.PURPLE, plots.VERMILION, plots.BLUE), strict=True))
+NAMES = {
+    "labels": "labels", "random": "labels in random order", "offline": "the final teacher",
+    "online": "the teacher along",
+}  # fmt: skip
+
+
+def complexity_along(cases: Mapping[str, Rows]) -> Figure:
+    """Adjusted complexity against the share of the training: `{title: rows of the table along}`, two panels each.
+
+    Left the own kernel, right the initial one; a thick line is the mean over seeds, thin ones are single seeds.
+    """
+    figure, axes = plt.subplots(len(cases), 2, figsize=(7.2, 3.0 * len(cases) + 0.5), squeeze=False, sharey="row")
+    for (left, right), (title, rows) in zip(axes, cases.items(), strict=True):
+        for axis, kernel in ((left, KERNELS[0]), (right, KERNELS[1])):
+            for target in TARGETS:
+                lines = _by_seed([row for row in rows if (row["kernel"], row["target"]) == (kernel, target)])
+                for line in lines.values():
+                    axis.plot(
+                        *zip(*sorted(line.items()), strict=True), color=COLOURS[target], alpha=0.35, linewidth=0.8
+                    )
+                shares = sorted(set.intersection(*(set(line) for line in lines.values())))
+                means = [np.mean([line[share] for line in lines.values()]) for share in shares]
+                axis.plot(shares, means, color=COLOURS[target], marker="o", markersize=4, label=NAMES[target])
+            axis.set(yscale="log", xlabel="share of the student's training")
+            axis.set_title(f"{kernel} kernel", fontsize=9)
+        left.set_ylabel("adjusted complexity")
+        left.annotate(title, (0, 1.13), xycoords="axes fraction", fontsize=9, fontweight="bold")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
+    return figure
+
+
+def alignment(ends: Sequence[Mapping[str, Any]]) -> Figure:
+    """Kernel alignment against fidelity, and against accuracy: rows of `kdlib.experiments.results.at_the_end`."""
+    figure, axes = plots.panels(2)
+    methods = sorted({row["method"] for row in ends})
+    for axis, column, title in zip(
+        axes,
+        ("train_fidelity", "test_accuracy"),
+        ("fidelity on training images", "accuracy on test images"),
+        strict=True,
+    ):
+        for method, mark, colour in zip(methods, "osD^v", (plots.BLACK, plots.VERMILION, plots.BLUE), strict=False):
+            own = [row for row in ends if row["method"] == method]
+            x, y = ([row[name] for row in own] for name in ("kernel_alignment", column))
+            axis.plot(x, y, mark, color=colour, alpha=0.75, label=method)
+        axis.set(xlabel="alignment of the kernels", ylabel=title)
+    axes[0].legend(fontsize=9)
+    return figure
+
+
+def _by_seed(rows: Rows) -> dict[Any, dict[float, float]]:
+    """`{seed: {share: adjusted}}`."""
+    found: dict[Any, dict[float, float]] = {}
+    for row in rows:
+        found.setdefault(row["seed"], {})[row["share"]] = row["adjusted"]
+    return found
