@@ -73,7 +73,8 @@ def test_a_wrong_scale_is_refused(tmp_path, monkeypatch, change, message):
 
 
 def test_the_estimate_counts_trainings_and_kernels(capsys, monkeypatch):
-    """Of quick: a teacher of 12 epochs of 2,000 images for each of three seeds; 2 x 2 students and a baseline at four checkpoints."""
+    """Of quick: a teacher of 12 epochs of 2,000 images for each of three seeds; 2 x 2 students and a baseline, each at
+    four checkpoints."""
     monkeypatch.setattr(reproduce, "training_operations", lambda *_: 1e9)
     reproduce.estimate(Namespace(scale="quick"))
     lines = capsys.readouterr().out.splitlines()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["for", "against", "undecided", "vacuous"]
 PLAN = ROOT / "workflow" / "experiments.yaml"
+TABLES = ("runs", "along", "terms")
 CASE = ("data", "noise", "teacher_network", "network")
 
 
@@ -54,7 +55,7 @@ class Contrast:
     by
         columns that tell cases apart; each case is a contrast of its own.
     table, rows_of
-        where the rows are: "runs" or "along", and the experiment whose rows they are, if it is not this one.
+        where the rows are: "runs", "along" or "terms", and the experiment whose rows they are, if it is not this one.
     """
 
     experiment: str
@@ -106,7 +107,9 @@ class Evidence:
         about = dict(zip(self.contrast.by, self.case, strict=True))
         words = about.get("network", "")
         words += f" by {about['teacher_network']}" if "teacher_network" in about else ""
-        words += f", {about['data']}" + (f" with {100 * about['noise']:.0f} % noise" if about.get("noise") else "")
+        words += f", {about.get('classes') or about['data']}" + (
+            f" with {100 * about['noise']:.0f} % noise" if about.get("noise") else ""
+        )
         given = {"temperature": "T", "soft_ratio": "soft ratio", "teacher_share": "teacher's share", "pair": "pair"}
         return words + "".join(f", {short} = {about[column]:g}" for column, short in given.items() if column in about)
 
@@ -140,16 +143,18 @@ def experiments(path: Path | None = None) -> dict[str, Experiment]:
     return found
 
 
-def evaluate(contrasts: Sequence[Contrast], rows: Rows, along: Rows = (), *, delta: float = 0.05) -> list[Evidence]:
+def evaluate(
+    contrasts: Sequence[Contrast], rows: Rows, others: Mapping[str, Rows] | None = None, *, delta: float = 0.05
+) -> list[Evidence]:
     """The contrasts of one experiment on its rows, corrected together.
 
     Parameters
     ----------
     contrasts
         of one experiment.
-    rows, along
-        of the tables `runs` (its students are compared) and `along`. In a scale with several experiments those of
-        others are left out by the column `experiment`: X2's are of "X2" or "X2-...".
+    rows, others
+        of the table `runs`, whose students are compared, and of others by their names. In a scale with several
+        experiments the rows of others are left out by the column `experiment`: X2's are of "X2" or "X2-...".
     delta
         level of intervals and outcomes.
 
@@ -160,10 +165,10 @@ def evaluate(contrasts: Sequence[Contrast], rows: Rows, along: Rows = (), *, del
     delta = number("delta", delta, above=0, below=1)
     if len({contrast.experiment for contrast in contrasts}) > 1:
         raise ValueError("contrasts of several experiments: each is corrected by itself")
-    found = []
+    found, students = [], [row for row in rows if row.get("role") != "teacher"]
     for contrast in contrasts:
         whose = contrast.rows_of or contrast.experiment
-        table = along if contrast.table == "along" else [row for row in rows if row.get("role") != "teacher"]
+        table = (others or {}).get(contrast.table, ()) if contrast.table != "runs" else students
         own = [row for row in table if row.get("experiment", whose).partition("-")[0] == whose]
         for case, values in paired(own, contrast.metric, contrast.first, contrast.second, contrast.by).items():
             if len(values) > 1:
@@ -181,11 +186,11 @@ def of_scales(scale: str, names: Sequence[str] = (), *, delta: float = 0.05) -> 
     `names` are ids of experiments; by default all. Where an experiment has not run it is not there.
     """
     found = {}
-    for name in dict.fromkeys((scale, *published_scales("runs"))):
-        runs, along = campaign("runs", name), campaign("along", name)
+    for name in dict.fromkeys((scale, *sorted({name for table in TABLES for name in published_scales(table)}))):
+        tables = {table: campaign(table, name) for table in TABLES}
         for experiment in experiments().values():
             if not names or experiment.id in names:
-                found[name, experiment.id] = evaluate(experiment.contrasts, runs, along, delta=delta)
+                found[name, experiment.id] = evaluate(experiment.contrasts, tables["runs"], tables, delta=delta)
     return {key: evidence for key, evidence in found.items() if evidence}
 
 
@@ -203,7 +208,7 @@ def record(ledger: Ledger, evidence: Mapping[tuple[str, str], Sequence[Evidence]
 def forest_groups(evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> dict[str, list[tuple]]:
     """The same as `kdlib.tools.plots.forest` draws it, without null experiments."""
     return {
-        f"{experiment}, scale {scale}: {experiments()[experiment].title}": [
+        f"{experiment} ({scale}): {experiments()[experiment].title}": [
             (f"{one.contrast.name}\n{one.called}", one.differences, one.interval, one.outcome) for one in found
         ]
         for (scale, experiment), found in evidence.items()
@@ -290,7 +295,7 @@ _SCHEMA = {
                             "times": {"type": "number", "exclusiveMinimum": 0},
                             "claims": {"type": "array", "items": {"type": "integer"}},
                             "by": {"type": "array", "items": {"type": "string"}},
-                            "table": {"enum": ["runs", "along"]},
+                            "table": {"enum": list(TABLES)},
                             "rows_of": {"type": "string"},
                         },
                     },

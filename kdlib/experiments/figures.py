@@ -65,6 +65,47 @@ def alignment(ends: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def three_terms(tables: Mapping[str, Rows]) -> Figure:
+    """The terms of the bound along the teacher's training, stacked, and the errors: `{scale: rows of the table terms}`.
+
+    One panel for each scale and pair of classes; means over seeds.
+    """
+    cases: dict[tuple[str, str], list] = {}
+    for scale, rows in tables.items():
+        for row in rows:
+            cases.setdefault((scale, row["classes"]), []).append(row)
+    lines = -(-len(cases) // 2)
+    figure, axes = plt.subplots(lines, 2, figsize=(7.2, 3.1 * lines + 0.7), squeeze=False, sharex=True, sharey=True)
+    for axis in axes.flat[len(cases) :]:
+        axis.set_visible(False)
+    for axis, ((scale, classes), rows) in zip(axes.flat, cases.items(), strict=False):
+        shares = sorted({row["share"] for row in rows})
+        mean = {
+            name: [np.mean([row[name] for row in rows if row["share"] == share]) for share in shares]
+            for name in (*_TERMS, *_ERRORS)
+        }
+        shaded = (plots.SKY, plots.ORANGE, plots.PURPLE, "0.8")
+        axis.stackplot(
+            shares, *(mean[name] for name in _TERMS), labels=list(_TERMS.values()), colors=shaded, alpha=0.55
+        )
+        for (name, label), colour in zip(_ERRORS.items(), (plots.BLUE, plots.VERMILION, plots.BLACK), strict=True):
+            axis.plot(shares, mean[name], color=colour, marker="o", markersize=3.5, label=label)
+        axis.axhline(1, color=plots.BLACK, linewidth=0.8, linestyle=":")
+        axis.set(
+            xlabel="share of the teacher's training", title=f"{classes}\n({rows[0]['examples']:.0f} examples, {scale})"
+        )
+        axis.title.set_fontsize(9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    return figure
+
+
+_TERMS = {
+    "teacher_term": "teacher's error (upper end)", "margin_term": "margin term", "complexity_term": "complexity term",
+    "confidence_term": "confidence term",
+}  # fmt: skip
+_ERRORS = {"teacher_error": "error of the teacher", "error": "of the kernel student", "network_error": "of the network"}
+
+
 def _by_seed(rows: Rows) -> dict[Any, dict[float, float]]:
     """`{seed: {share: adjusted}}`."""
     found: dict[Any, dict[float, float]] = {}

@@ -97,6 +97,7 @@ def forest(groups, *, unit, width=5.2):
         axis.axvline(0, color=BLACK, linewidth=1)
         axis.set_title("\n".join(textwrap.wrap(title, 62)), fontsize=10, loc="left")
         beside = {"transform": axis.get_yaxis_transform(), "va": "bottom", "fontsize": 8, "linespacing": 1.05}
+        beside["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # over the line at zero
         for place, (label, values, ends, outcome) in enumerate(entries):
             spread(axis, place, values, ends, color=OUTCOMES[outcome])
             axis.plot(sum(values) / len(values), place, MARKS[outcome], color=OUTCOMES[outcome], markersize=8)
