@@ -216,3 +216,5 @@ def test_what_a_page_shows(library):
     assert keys.files_shown("wide", None) == published
     assert keys.files_shown("wide", "here") == [*published, "here/runs.csv"]
     assert keys.files_shown("training", "here") == []
+    save(library, "wide", ['evidence = contrasts.of_scales(scale, ["X1"])'])
+    assert keys.tables("wide") == {"runs", "along", "terms"}

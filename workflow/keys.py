@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from kdlib.experiments import contrasts
 from kdlib.ledger.chapters import chapters
 from kdlib.tools import provenance
 from kdlib.tools.files import write_whole
@@ -61,8 +62,9 @@ def reads_records(page: str) -> bool:
 
 
 def tables(page: str) -> set[str]:
-    """Names of the tables that the page shows, as its calls of `kdlib.experiments.results` say them."""
-    return set(re.findall(r'\b(?:campaign|published|published_scales)\(\s*"(\w+)"', code(page)))
+    """Names of the tables that the page shows, as its calls of `kdlib.experiments` say them."""
+    found = set(re.findall(r'\b(?:campaign|published|published_scales)\(\s*"(\w+)"', code(page)))
+    return found | (set(contrasts.TABLES) if "contrasts.of_scales(" in code(page) else set())
 
 
 def files_shown(page: str, campaign_folder: str | None) -> list[str]:
@@ -83,6 +85,8 @@ def key(notebook: Path, lock: str, parameters: dict | None = None, starts: tuple
     found["code cells"] = provenance.source_hash(notebook)[:12]
     if provenance.ROOT / "kdlib" / "ledger" / "pages.py" in files:  # it writes the numbers and titles of all chapters
         found["chapters"] = _hash(repr(list(chapters().values())).encode())
+    if provenance.ROOT / "kdlib" / "experiments" / "contrasts.py" in files:
+        found["experiments"] = _hash(contrasts.PLAN.read_bytes())
     found["data"] = _data()
     found["lock"] = _hash((provenance.ROOT / lock).read_bytes())
     found["workflow/execute.py"] = provenance.source_hash(provenance.ROOT / "workflow" / "execute.py")[:12]
