@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,9 +39,10 @@ def complexity_along(cases: Mapping[str, Rows]) -> Figure:
                 means = [np.mean([line[share] for line in lines.values()]) for share in shares]
                 axis.plot(shares, means, color=COLOURS[target], marker="o", markersize=4, label=NAMES[target])
             axis.set(yscale="log", xlabel="share of the student's training")
-            axis.set_title(f"{kernel} kernel", fontsize=9)
+            axis.set_title(
+                "\n".join([*(textwrap.wrap(title, 46) if axis is left else ()), f"{kernel} kernel"]), fontsize=8.5
+            )
         left.set_ylabel("adjusted complexity")
-        left.annotate(title, (0, 1.13), xycoords="axes fraction", fontsize=9, fontweight="bold")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
     return figure
@@ -62,6 +64,65 @@ def alignment(ends: Sequence[Mapping[str, Any]]) -> Figure:
             axis.plot(x, y, mark, color=colour, alpha=0.75, label=method)
         axis.set(xlabel="alignment of the kernels", ylabel=title)
     axes[0].legend(fontsize=9)
+    return figure
+
+
+def by_checkpoint(rows: Rows) -> Figure:
+    """Students' accuracy against the share of its training after which the teacher was stopped: rows of X2 and X7.
+
+    One panel for each teacher, noise and student, a line for each temperature (mean over seeds; dots are seeds), the
+    students on labels as a dashed line.
+    """
+    cases: dict[str, dict[Any, dict[Any, float]]] = {}
+    for row in rows:
+        if row["role"] == "student" and row["experiment"].partition("-")[0] in ("X2", "X7"):
+            noise = f", {100 * row['noise']:.0f} % noise" if row["noise"] else ""
+            lines = cases.setdefault(f"{row['network']} by {row['teacher_network']}{noise}", {})
+            if row["method"] == "baseline":
+                lines.setdefault("labels", {})[row["seed"]] = 100 * row["test_accuracy"]
+            elif row["method"] in ("stopped", "offline"):
+                place = (row["teacher_share"], row["seed"])
+                lines.setdefault(f"T = {row['temperature']:g}", {})[place] = 100 * row["test_accuracy"]
+    return _lines(cases, "share of the teacher's training")
+
+
+def by_soft_ratio(rows: Rows) -> Figure:
+    """Students' accuracy against the soft ratio: rows of X5, a panel for each stop of the teacher."""
+    cases: dict[str, dict[Any, dict[Any, float]]] = {}
+    labels = {}
+    for row in rows:
+        if row["role"] == "student" and row["experiment"] == "X5":
+            if row["method"] == "baseline":
+                labels[row["seed"]] = 100 * row["test_accuracy"]
+                continue
+            end = "at its end" if row["teacher_share"] == 1 else f"after {row['teacher_share']:g}"
+            lines = cases.setdefault(f"{row['network']} by {row['teacher_network']} {end}", {})
+            place = (row["soft_ratio"], row["seed"])
+            lines.setdefault(f"T = {row['temperature']:g}", {})[place] = 100 * row["test_accuracy"]
+    return _lines({title: {**lines, "labels": labels} for title, lines in cases.items()}, "soft ratio")
+
+
+def _lines(cases: Mapping[str, Mapping[str, Mapping[Any, float]]], across: str) -> Figure:
+    """`{title: {line: {(x, seed): y}}}`, and the line "labels" as `{seed: y}`."""
+    count = -(-len(cases) // 2)
+    figure, axes = plt.subplots(count, 2, figsize=(7.2, 2.9 * count + 0.5), squeeze=False)
+    colours = (plots.BLUE, plots.VERMILION, plots.GREEN, plots.PURPLE)
+    for axis in axes.flat[len(cases) :]:
+        axis.set_visible(False)
+    for axis, (title, lines) in zip(axes.flat, cases.items(), strict=False):
+        if labels := lines.get("labels"):
+            axis.axhline(np.mean(list(labels.values())), color=plots.BLACK, linestyle="--", linewidth=1, label="labels")
+        drawn = sorted(name for name in lines if name != "labels")
+        for name, colour in zip(drawn, colours, strict=False):
+            axis.plot(*zip(*((x, y) for (x, _), y in lines[name].items()), strict=True), ".", color=colour, alpha=0.5)
+            places = sorted({x for x, _ in lines[name]})
+            means = [np.mean([y for (x, _), y in lines[name].items() if x == place]) for place in places]
+            axis.plot(places, means, color=colour, label=name)
+        axis.set(xlabel=across)
+        axis.set_title(title, fontsize=9)
+        axis.legend(fontsize=7)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("test accuracy (%)")
     return figure
 
 
