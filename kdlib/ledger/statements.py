@@ -50,6 +50,8 @@ STATEMENTS = {
         Statement("S5", "Multi-class margin bound", "supervision_complexity"),
         Statement("S6", "Which supervision is complex", "supervision_complexity"),
         Statement("S7", "Tightness of the certificates", "supervision_complexity"),
+        Statement("S8", "Certificate to the first power", "supervision_complexity"),
+        Statement("S9", "The same for several classes", "supervision_complexity"),
         Statement("T1", "Supervision complexity at extreme temperatures", "temperature_early_stopping"),
         Statement("T2", "Temperature does not act through scale", "temperature_early_stopping", new_here=True),
         Statement("T3", "Complexity is not monotone in the temperature", "temperature_early_stopping"),
@@ -100,7 +102,7 @@ CLAIMS = (
         "The student's error is bounded through the teacher's accuracy, the student's "
             "margin with respect to the teacher, "
         "and the complexity of the teacher's predictions.",
-        ("S1", "S2", "S3", "S4", "S5", "S6", "S7"),
+        ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9"),
     ),
     Claim(
         7, _HARUTYUNYAN, "Early stopping of the teacher is justified.", ("O1", "O2", "O3"),
