@@ -86,6 +86,7 @@ def three_terms(
             "seed": seed,
         }
         values |= {"network": network, "teacher_network": teacher_network, "share": round(stage / stages, 3)}
+        values["engine"] = engine
         rows.append({**values, **kernel.terms(told, asked, predicted, delta)})
     return rows
 
