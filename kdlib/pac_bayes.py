@@ -120,7 +120,7 @@ def pac_bayes_bound(
     if prior is None:
         coarse = min(SCALES, key=lambda scale: at(scale)[0])
         near = np.log(coarse) + np.array([-1, 1]) * np.log(SCALES[1] / SCALES[0])
-        scale = float(np.exp(minimize_scalar(lambda log: at(np.exp(log))[0], bounds=near, method="bounded").x))
+        scale = float(np.exp(minimize_scalar(lambda log: at(np.exp(log))[0], bounds=near, method="bounded").x))  # pyright: ignore[reportAttributeAccessIssue]
         scale = min(scale, float(coarse), key=lambda scale: at(scale)[0])
     else:
         scale = norm / prior_scale

@@ -56,6 +56,7 @@ def test_runs_are_paired_by_seed():
         )
     ]
     assert results.paired(rows, "accuracy", {"method": "on"}, {"method": "off"}) == {("d", 0.0, "t", "x"): [2, 5]}
+    assert results.paired(rows, "newer column", {"method": "on"}, {"method": "off"}) == {}
     with pytest.raises(ValueError, match="two rows"):
         results.paired([*rows, rows[0]], "accuracy", {"method": "on"}, {"method": "off"})
 

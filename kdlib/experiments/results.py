@@ -118,7 +118,7 @@ def paired(
     rows
         dictionaries, as `campaign` gives them.
     metric
-        a column of numbers.
+        a column of numbers; rows without it are left out (a table may be older than the column).
     first, second
         what the rows of each kind have, e.g. `{"method": "online", "temperature": 4.0}`.
     by
@@ -132,7 +132,7 @@ def paired(
     for wanted in (first, second):
         of = {}
         for row in rows:
-            if all(row.get(column) == value for column, value in wanted.items()):
+            if row.get(metric) is not None and all(row.get(column) == value for column, value in wanted.items()):
                 key = tuple(row[column] for column in by), row["seed"]
                 if key in of:
                     raise ValueError(f"two rows for {wanted} and {key}: say more about them")

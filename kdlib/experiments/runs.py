@@ -294,12 +294,12 @@ def students(
         supervisor, name, step = supervision(method, teacher, loaded.dataset, baseline=baseline, share=share)
         loss = DistillationLoss(soft_ratio, temperature, temperature_scaling) if supervisor else None
         pair, half = rest if method == "repeat" else ("", "")
-        own_seed = seed + ANOTHER * (1 + 2 * pair + half) if method == "repeat" else seed
+        own_seed = seed + ANOTHER * (1 + 2 * pair + half) if method == "repeat" else seed  # pyright: ignore[reportOperatorIssue]
         if as_they_are and supervisor and len(supervisor.stages) == 1:
             supervisor = _answers(supervisor, name, loaded.dataset, folder)
         student = run(
             f"{network}-{method}-{temperature:g}-{soft_ratio:g}-{own_seed}", loaded, network,
-            Recipe(**recipe, loss=loss, seed=own_seed), folder, teacher=supervisor, teacher_name=name, keep=[0, *keep],
+            Recipe(**recipe, loss=loss, seed=own_seed), folder, teacher=supervisor, teacher_name=name, keep=[0, *keep],  # pyright: ignore[reportArgumentType]
             engine=engine, progress=progress,
             columns={"role": "student", "method": method, "teacher_step": step or ""},
         )  # fmt: skip
