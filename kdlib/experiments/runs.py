@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,11 @@ from kdlib.training import networks
 from kdlib.training.checkpoints import SavedCheckpoints
 from kdlib.training.loop import EngineName, Trained, train
 from kdlib.training.recipe import Recipe
-from kdlib.training.teacher import CachedLogits, Teacher
+from kdlib.training.teacher import Teacher
 
 ANOTHER = 1000  # added, once and more, to the seeds of students that repeat one another
 MEASURED = 5000  # training images, the first ones, on which accuracy and fidelity are measured
+_LEAST: dict[str, int] = {}  # a run's checkpoint of least validation loss, found once in a process
 CODE = "kdlib.experiments.runs"  # whose hash, with all that it reaches, marks a run
 
 
@@ -176,7 +176,10 @@ def read_finished(place: Path, dataset: Dataset) -> Finished:
     module = networks.named(content["asked"]["network"], len(dataset.classes))
     checkpoints = SavedCheckpoints(module, place / "checkpoints", tuple(content["steps"]), shape)
     history = np.array(content["history"])
-    return Finished(Trained(module, checkpoints, history, row["seconds"], row["images_per_second"], folder=place), row)
+    trained = Trained(
+        module, checkpoints, history, row["seconds"], row["images_per_second"], folder=place, engine=row["engine"]
+    )
+    return Finished(trained, row)
 
 
 def mark(asked: dict[str, Any]) -> str:
@@ -235,7 +238,10 @@ def supervision(
     if method == "early-stopped":
         images, labels = dataset.validation.images, dataset.validation.labels
         loss = lambda step: evaluation(source.trained.logits(images, step), labels)["cross_entropy"]
-        step = min((step for step in source.trained.steps if step), key=loss)
+        name = source.row["run"]  # stands for the weights and the images
+        if name not in _LEAST:
+            _LEAST[name] = min((step for step in source.trained.steps if step), key=loss)
+        step = _LEAST[name]
     return teacher_at(source.trained, str(step)), f"{source.row['run']}@{step}", step
 
 
@@ -287,7 +293,7 @@ def students(
     for method, temperature, soft_ratio in product(methods, temperatures, soft_ratios):
         if method != "baseline":
             variants += [(method, temperature, soft_ratio, *rest) for rest in more.get(method, [()])]
-    trained, baseline, as_they_are = {}, None, Recipe(**recipe).augment == "none"
+    trained, baseline = {}, None
     for variant in variants:
         method, temperature, soft_ratio, *rest = variant
         share = rest[0] if method == "stopped" else 1.0
@@ -295,8 +301,6 @@ def students(
         loss = DistillationLoss(soft_ratio, temperature, temperature_scaling) if supervisor else None
         pair, half = rest if method == "repeat" else ("", "")
         own_seed = seed + ANOTHER * (1 + 2 * pair + half) if method == "repeat" else seed  # pyright: ignore[reportOperatorIssue]
-        if as_they_are and supervisor and len(supervisor.stages) == 1:
-            supervisor = _answers(supervisor, name, loaded.dataset, folder)
         student = run(
             f"{network}-{method}-{temperature:g}-{soft_ratio:g}-{own_seed}", loaded, network,
             Recipe(**recipe, loss=loss, seed=own_seed), folder, teacher=supervisor, teacher_name=name, keep=[0, *keep],  # pyright: ignore[reportArgumentType]
@@ -313,17 +317,6 @@ def students(
         if method in methods:
             trained[variant] = student
     return teacher, trained
-
-
-def _answers(teacher: Teacher, name: str, dataset: Dataset, folder: str | Path) -> CachedLogits:
-    """What a checkpoint says of the training images as they are: computed once for all its students, and kept."""
-    path = Path(folder) / "teacher-logits" / f"{name}.npy"
-    if not path.exists():
-        content = BytesIO()
-        images = dataset.train.images
-        np.save(content, networks.apply_in_blocks(teacher.network, teacher.stages[0][1], images, dtype=images.dtype))
-        write_whole(path, content.getvalue())
-    return CachedLogits.in_order(np.load(path, allow_pickle=False))
 
 
 def runs_folder(path: str = "") -> Path:

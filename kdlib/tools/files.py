@@ -12,10 +12,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdlib.tools.provenance import ROOT
 
 PART = 15 * 2**20  # bytes: files that can be carried where larger ones cannot
 _LIST = b"kdlib parts\n"
+
+
+def sha256_of(*arrays: np.ndarray) -> str:
+    """Of the arrays' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:

@@ -27,7 +27,7 @@ from flax import serialization
 from tqdm import tqdm
 
 from kdlib.tools.arrays import choice, class_labels, number, sign_labels
-from kdlib.tools.files import read_in_parts, write_in_parts
+from kdlib.tools.files import read_in_parts, sha256_of, write_in_parts
 from kdlib.training.checkpoints import SavedCheckpoints
 from kdlib.training.memory import LogitsMemory
 from kdlib.training.networks import Network, apply_in_blocks
@@ -61,6 +61,8 @@ class Trained:
         in which outputs are computed.
     folder
         of the training; None in memory.
+    engine
+        that trained it, and computes its outputs.
     """
 
     network: Network
@@ -71,6 +73,7 @@ class Trained:
     initial: Any = None
     dtype: Any = np.float32
     folder: Path | None = None
+    engine: EngineName = "jax"
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -86,7 +89,7 @@ class Trained:
 
     def logits(self, inputs: Any, step: int | None = None) -> np.ndarray:
         """Outputs `(n, C)` or `(n,)`, float64, in inference mode, after `step` steps."""
-        outputs = apply_in_blocks(self.network, self.variables(step), inputs, dtype=self.dtype)
+        outputs = apply_in_blocks(self.network, self.variables(step), inputs, dtype=self.dtype, engine=self.engine)
         if self.initial is None:
             return outputs
         return outputs - apply_in_blocks(self.network, self.initial, inputs, dtype=self.dtype)
@@ -139,10 +142,10 @@ def train(
     engine
         "jax", on whatever JAX computes on; or "torch", PyTorch on the CPU (`make torch`), faster there for
         convolutional networks. Weights at the start, batches, augmentation, loss and optimiser are the same, so the
-        trainings differ by rounding only. Checkpoints, and logits without augmentation, are computed by JAX either way.
+        trainings differ by rounding only.
     remember
-        a folder in which the PyTorch engine keeps a teacher's logits of augmented batches (`LogitsMemory`), for other
-        students with the same seed, batches and number of steps.
+        a folder in which a teacher's logits are kept for other students: those of the inputs as they are, and by the
+        PyTorch engine those of augmented batches (`LogitsMemory`), for the same seed, batches and number of steps.
     pause
         asked after each step, with its number, whether to stop: `Paused` is raised; in a folder, the state saved.
     progress
@@ -170,7 +173,7 @@ def train(
     if index.dtype.kind not in "iu" or index.shape != (len(inputs),):
         raise ValueError(f"index must hold one integer for each input, not {index.dtype} of shape {index.shape}")
     save_every = number("save_every", save_every, least=0)
-    supervision = Supervision(teacher, inputs, index, recipe.augment)
+    supervision = Supervision(teacher, inputs, index, recipe.augment, engine=engine, remember=remember)
     if (teacher is None) != (recipe.loss is None):
         raise ValueError("a teacher needs a recipe with a `loss`, and a `loss` needs a teacher")
     if any(not 0 <= share <= 1 for share in keep):
@@ -217,7 +220,7 @@ def train(
             raise Paused(f"stopped at step {step} of {steps}")
     rate = watch.steps_per_second() * recipe.batch_size
     history = np.array(state.history)
-    return Trained(network, store.checkpoints, history, state.seconds, rate, initial, dtype, store.folder)
+    return Trained(network, store.checkpoints, history, state.seconds, rate, initial, dtype, store.folder, engine)
 
 
 class _Memory:
@@ -344,7 +347,7 @@ def _memory(
         return None
     one = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
     outputs = jax.eval_shape(supervision.in_step.apply, supervision.at(0.0), one).shape[1:]
-    parts = [supervision.fingerprint(), _digest(inputs), recipe.augment, recipe.batch_size, recipe.seed, steps]
+    parts = [supervision.fingerprint(), sha256_of(inputs), recipe.augment, recipe.batch_size, recipe.seed, steps]
     name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     return LogitsMemory(Path(folder) / name, (steps, recipe.batch_size, *outputs))
 
@@ -379,16 +382,9 @@ def _problem(
     engine: str,
 ) -> str:
     """What must be the same for a state to be taken up."""
-    data = _digest(inputs, labels)
+    data = sha256_of(inputs, labels)
     parts = [repr(network), asdict(recipe), data, supervision.fingerprint(), list(kept), engine]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 @jax.jit

@@ -225,16 +225,21 @@ NETWORKS = {
 
 
 def apply_in_blocks(
-    network: Network, variables: Any, inputs: Any, block: int = 1000, dtype: Any = np.float32
+    network: Network, variables: Any, inputs: Any, block: int = 1000, dtype: Any = np.float32, engine: str = "jax"
 ) -> np.ndarray:
     """Outputs of a network in inference mode, `(n, C)` or `(n,)`, as float64; computed in `dtype`, `block` inputs at a
     time.
 
-    The last block is filled up with zeros, so that nothing is compiled twice.
+    The last block is filled up with zeros, so that nothing is compiled twice. With `engine="torch"` PyTorch computes
+    them, in float32.
     """
     inputs = np.asarray(inputs)
     if not len(inputs):
         raise ValueError("no inputs: the outputs of none were asked for")
+    if engine == "torch":
+        from kdlib.training.pytorch import outputs_of
+
+        return outputs_of(network, variables, inputs)
     block = min(block, len(inputs))
     outputs = []
     for start in range(0, len(inputs), block):

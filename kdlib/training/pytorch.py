@@ -180,6 +180,14 @@ def _array(tensor: Any) -> np.ndarray:
     return tensor.detach().contiguous().numpy().astype(np.float32, copy=True)
 
 
+def outputs_of(network: Network, variables: Any, inputs: np.ndarray, block: int = 128) -> np.ndarray:
+    """Outputs in evaluation mode, `(n, C)` or `(n,)`, as float64; computed in float32, `block` inputs at a time."""
+    module = TorchNetwork(network, variables).eval()
+    with torch.no_grad():
+        parts = [module(_tensor(inputs[start : start + block])) for start in range(0, len(inputs), block)]
+    return torch.cat(parts).numpy().astype(np.float64)
+
+
 # --- the networks, as in kdlib.training.networks: `layer(kind)` is the next one of its kind ---------------------------
 
 

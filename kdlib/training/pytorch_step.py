@@ -34,7 +34,8 @@ class TorchEngine:
         self._network, self._recipe = TorchNetwork(network, variables), recipe
         self._teacher_network, self._teacher, self._teacher_variables = teacher_network, None, None
         self._memory = memory
-        self._inputs, self._labels = jnp.asarray(inputs), np.asarray(labels)
+        self._images, self._labels = np.asarray(inputs), np.asarray(labels)
+        self._inputs = jnp.asarray(inputs) if recipe.augment != "none" else None
         self._key = jax.random.key(recipe.seed + 1)
         self._loss = recipe.loss or DistillationLoss(soft_ratio=0.0)
         self._optimiser = _optimiser(self._network, recipe)
@@ -65,8 +66,7 @@ class TorchEngine:
                     self._optimiser.state[parameter]["step"] = torch.tensor(float(self._steps))
 
     def step(self, rows: np.ndarray, number: int, rate: float, teacher: Any) -> np.float32:
-        batch = batch_of(self._recipe.augment, self._inputs, rows, self._key, np.uint32(number))
-        images = torch.from_dlpack(jax.block_until_ready(batch))
+        images = self._batch(rows, number)
         half = torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.precision == "bfloat16")
         targets = self._targets(images, rows, number, teacher)
         self._network.train()
@@ -86,6 +86,12 @@ class TorchEngine:
         self._optimiser.step()
         self._steps += 1
         return np.float32(loss)
+
+    def _batch(self, rows: np.ndarray, number: int) -> Any:
+        if self._inputs is None:
+            return torch.from_numpy(self._images[rows])  # what `batch_of` gives, in a tenth of the time
+        batch = batch_of(self._recipe.augment, self._inputs, rows, self._key, np.uint32(number))
+        return torch.from_dlpack(jax.block_until_ready(batch))
 
     def _targets(self, images: Any, rows: np.ndarray, number: int, teacher: Any) -> np.ndarray | None:
         """The teacher's logits for this batch."""

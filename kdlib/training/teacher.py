@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdlib.tools.arrays import real_array
+from kdlib.tools.files import sha256_of, write_whole
 from kdlib.training.networks import Network, apply_in_blocks
 
 
@@ -72,13 +75,18 @@ class CachedLogits:
 class Supervision:
     """The teacher's logits for a step: looked up if nothing is augmented, else computed in the step.
 
+    `engine` computes what is looked up; in the folder `remember` it is kept for other students.
+
     Attributes
     ----------
     in_step
         the network that a step applies to its batch, or None.
     """
 
-    def __init__(self, teacher: Teacher | CachedLogits | None, inputs: np.ndarray, index: np.ndarray, augment: str):
+    def __init__(
+        self, teacher: Teacher | CachedLogits | None, inputs: np.ndarray, index: np.ndarray, augment: str,
+        *, engine: str = "jax", remember: str | Path | None = None,
+    ):  # fmt: skip
         if teacher is not None and not isinstance(teacher, (Teacher, CachedLogits)):
             raise TypeError(
                 "teacher must be a Teacher, CachedLogits or None, not "
@@ -87,7 +95,7 @@ class Supervision:
             )
         if isinstance(teacher, CachedLogits) and augment != "none":
             raise ValueError('cached logits belong to the images as they are: use augment="none" or a Teacher')
-        self.teacher, self._inputs = teacher, inputs
+        self.teacher, self._inputs, self._engine, self._remember = teacher, inputs, engine, remember
         self.in_step = teacher.network if isinstance(teacher, Teacher) and augment != "none" else None
         self._stage: int | None = None
         self._now: Any = None  # a table of logits for all examples, or the teacher's variables
@@ -103,9 +111,23 @@ class Supervision:
                 if self.in_step is not None:
                     self._now = jax.device_put(variables)
                 else:
-                    logits = apply_in_blocks(self.teacher.network, variables, self._inputs, dtype=self._inputs.dtype)
-                    self._now = jnp.asarray(logits)
+                    self._now = jnp.asarray(self._answers(self.teacher.network, variables))
         return self._now
+
+    def _answers(self, network: Network, variables: Any) -> np.ndarray:
+        """Logits of all examples as they are."""
+        compute = lambda: apply_in_blocks(
+            network, variables, self._inputs, dtype=self._inputs.dtype, engine=self._engine
+        )
+        if self._remember is None:
+            return compute()
+        parts = [repr(network), self._engine, sha256_of(self._inputs, *jax.tree.leaves(variables))]
+        path = Path(self._remember) / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.npy"
+        if not path.exists():
+            content = BytesIO()
+            np.save(content, compute())
+            write_whole(path, content.getvalue())
+        return np.load(path, allow_pickle=False)
 
     def fingerprint(self) -> str:
         """Of the teacher: the shares and weights of its stages, or its logits."""
