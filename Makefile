@@ -116,7 +116,7 @@ outputs: book ## execute the chapters and store their outputs in book/, which is
 # Of chapters after `make book SCALE=...`, of experiments after `make reproduce SCALE=...`.
 results: environment ## keep a scale's tables, with their provenance, for readers who cannot run it
 	@[ -e _build/$(SCALE)/records/runs.csv ] || ! grep -q '^campaign:' workflow/scales/$(SCALE).yaml || python -m workflow.reproduce --scale $(SCALE) --so-far
-	@mkdir -p results/$(SCALE) && cp _build/$(SCALE)/records/*.csv results/$(SCALE)/ && ls results/$(SCALE)
+	@python -m workflow.tables --publish $(SCALE)
 
 lint: environment ## mend what ruff can mend
 	@ruff check --fix . && ruff format .

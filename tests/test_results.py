@@ -5,6 +5,7 @@ import csv
 import pytest
 
 from kdlib.experiments import results
+from workflow import tables
 
 
 def test_a_table_is_saved_with_its_provenance(tmp_path, monkeypatch):
@@ -44,6 +45,25 @@ def test_the_batch_s_table_is_this_machine_s_or_the_published_one(tmp_path, monk
     assert results.published_scales("runs") == ["x"]
 
 
+def test_experiments_that_were_run_elsewhere_stay(tmp_path, monkeypatch):
+    """Shown and published: this machine's rows, and the published ones of experiments that it has not run."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    for folder, text in (
+        ("results/x", "experiment,a\nX2,1\nX2,2\nX3,3\n"),
+        ("_build/x/records", "experiment,a,b\nX2,4,5\n"),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "runs.csv").write_text(text)
+    expected = [{"experiment": "X2", "a": 4, "b": 5}, {"experiment": "X3", "a": 3}]
+    assert results.campaign("runs", "x") == expected
+    for _ in range(2):
+        tables.publish("x")
+        assert results.published("runs", "x") == [
+            {"experiment": "X2", "a": "4", "b": "5"}, {"experiment": "X3", "a": "3", "b": ""}
+        ]  # fmt: skip
+
+
 def test_runs_are_paired_by_seed():
     rows = [
         dict(data="d", noise=0.0, teacher_network="t", network=n, method=m, seed=s, accuracy=a)
@@ -55,7 +75,7 @@ def test_runs_are_paired_by_seed():
             ("y", "on", 0, 5),
         )
     ]
-    assert results.paired(rows, "accuracy", {"method": "on"}, {"method": "off"}) == {("d", 0.0, "t", "x"): [2, 5]}
+    assert results.paired(rows, "accuracy", {"method": "on"}, {"method": "off"}) == {("d", 0.0, "t", "x"): {0: 2, 1: 5}}
     assert results.paired(rows, "newer column", {"method": "on"}, {"method": "off"}) == {}
     with pytest.raises(ValueError, match="two rows"):
         results.paired([*rows, rows[0]], "accuracy", {"method": "on"}, {"method": "off"})

@@ -4,6 +4,10 @@
 column between two kinds of rows with the same seed, the sign that counts for the claim, and the smallest effect the
 design was made for. `evaluate` gives each contrast one of four outcomes (section 13 of the derivations): *for*,
 *against*, *undecided*, or *vacuous*, where nothing was compared because both kinds were the same training.
+
+Three seeds alone would decide next to nothing: their spread is known to a factor of two. Seeds are therefore blocks and
+all variants of a student treatments; what is left of the rows of `runs` without the means of both is the error of every
+contrast between them. It is assumed to be the same for all variants. X0 counts how often the test is wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from scipy.stats import t as student_t
 
 from kdlib.experiments.results import Rows, campaign, paired, published_scales
 from kdlib.tools.arrays import number
-from kdlib.tools.intervals import clopper_pearson, mean_interval
+from kdlib.tools.intervals import clopper_pearson
 from kdlib.tools.provenance import ROOT
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ Outcome = Literal["for", "against", "undecided", "vacuous"]
 PLAN = ROOT / "workflow" / "experiments.yaml"
 TABLES = ("runs", "along", "terms")
 CASE = ("data", "noise", "teacher_network", "network")
+TREATMENT = ("noise", "teacher_network", "method", "temperature", "soft_ratio", "teacher_share", "pair", "half")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class Evidence:
     ----------
     differences
         `(seeds,)`, in the contrast's unit.
+    freedom
+        degrees of freedom of their spread.
     interval
         of their mean, Student's t, not corrected.
     p, adjusted
@@ -91,6 +98,7 @@ class Evidence:
     contrast: Contrast
     case: tuple
     differences: np.ndarray
+    freedom: int
     interval: tuple[float, float]
     p: float
     adjusted: float
@@ -170,9 +178,11 @@ def evaluate(
         whose = contrast.rows_of or contrast.experiment
         table = (others or {}).get(contrast.table, ()) if contrast.table != "runs" else students
         own = [row for row in table if row.get("experiment", whose).partition("-")[0] == whose]
-        for case, values in paired(own, contrast.metric, contrast.first, contrast.second, contrast.by).items():
-            if len(values) > 1:
-                found.append(_evidence(contrast, case, contrast.times * np.array(values), delta))
+        for case, by_seed in paired(own, contrast.metric, contrast.first, contrast.second, contrast.by).items():
+            if len(by_seed) > 1:
+                values = contrast.times * np.array(list(by_seed.values()))
+                blocks = _blocks(contrast, case, own, list(by_seed)) if contrast.table == "runs" else None
+                found.append(_evidence(contrast, case, values, blocks, delta))
     adjusted = holm([evidence.p for evidence in found])
     return [
         replace(evidence, adjusted=p, outcome=_outcome(evidence, p, delta))
@@ -248,15 +258,46 @@ def false_alarms(evidence: Sequence[Evidence], *, delta: float = 0.05) -> tuple[
     return alarms, len(nulls), (float(low), float(high))
 
 
-def _evidence(contrast: Contrast, case: tuple, differences: np.ndarray, delta: float) -> Evidence:
-    interval = mean_interval(differences, delta)
-    freedom, error = len(differences) - 1, differences.std(ddof=1) / np.sqrt(len(differences))
+def _blocks(contrast: Contrast, case: tuple, rows: Rows, seeds: Sequence[float]) -> np.ndarray:
+    """`(variants, seeds)` of the metric, in the contrast's unit: the two that are compared, and all others of the same
+    student that these seeds have. A training that has two names (a checkpoint of least loss that is the end) is there
+    once.
+    """
+    about = dict(zip(contrast.by, case, strict=True))
+    found: dict[tuple, dict[float, Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get(contrast.metric) is not None and all(row[name] == about[name] for name in CASE if name in about):
+            found.setdefault(tuple(row.get(name) for name in TREATMENT), {})[row["seed"]] = row
+    kinds = contrast.first.items(), contrast.second.items()
+    compared = lambda by_seed: any(kind <= next(iter(by_seed.values())).items() for kind in kinds)
+    values, seen = [], set()
+    for by_seed in sorted(found.values(), key=compared, reverse=True):
+        if all(seed in by_seed for seed in seeds):
+            trainings = {str(by_seed[seed].get("run", "")).rpartition("-")[2] for seed in seeds} - {""}
+            if not trainings & seen:
+                values.append([contrast.times * by_seed[seed][contrast.metric] for seed in seeds])
+                seen |= trainings
+    return np.array(values)
+
+
+def _evidence(
+    contrast: Contrast, case: tuple, differences: np.ndarray, blocks: np.ndarray | None, delta: float
+) -> Evidence:
+    mean, seeds = differences.mean(), len(differences)
+    freedom, variance = seeds - 1, differences.var(ddof=1)
+    if blocks is not None and len(blocks) > 1:  # twice the residual variance: of a difference
+        left = blocks - blocks.mean(axis=0) - blocks.mean(axis=1, keepdims=True) + blocks.mean()
+        freedom = (len(blocks) - 1) * (seeds - 1)
+        variance = 2 * (left**2).sum() / freedom
+    error = np.sqrt(variance / seeds)
     if error:
-        p = float(2 * student_t.sf(abs(differences.mean()) / error, freedom))
+        p = float(2 * student_t.sf(abs(mean) / error, freedom))
     else:  # every seed the same: a difference is then certain, and none is none
         p = 0.0 if differences.any() else 1.0
-    detectable = float((student_t.ppf(1 - delta / 2, freedom) + student_t.ppf(0.8, freedom)) * error)
-    return Evidence(contrast, case, differences, interval, p, p, detectable, "undecided")
+    quantile = student_t.ppf(1 - delta / 2, freedom)
+    interval = float(mean - quantile * error), float(mean + quantile * error)
+    detectable = float((quantile + student_t.ppf(0.8, freedom)) * error)
+    return Evidence(contrast, case, differences, freedom, interval, p, p, detectable, "undecided")
 
 
 def _outcome(evidence: Evidence, adjusted: float, delta: float) -> Outcome:

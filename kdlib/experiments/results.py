@@ -2,7 +2,8 @@
 
 The campaign (`make reproduce`) leaves `runs` (one row a training) and `along` (one row a kernel). A chapter saves a
 table in its records folder; `make results SCALE=standard` copies a scale's tables to `results/standard/`, from where
-`published` reads them back, whoever ran them and wherever.
+`published` reads them back, whoever ran them and wherever. A campaign may be run in parts, on several machines: rows of
+other experiments stay.
 """
 
 from __future__ import annotations
@@ -39,13 +40,18 @@ def published(name: str, scale: str) -> list[dict[str, str]]:
 
 
 def campaign(name: str, scale: str) -> list[dict[str, Any]]:
-    """A table of the campaign: this machine's, if it has run the scale, else the published one, else empty.
+    """A table of the campaign as `texts` gives it; values that are numbers are floats, empty ones None."""
+    return [{column: _value(column, text) for column, text in row.items()} for row in texts(name, scale)]
 
-    Values that are numbers are floats; empty ones are None.
-    """
+
+def texts(name: str, scale: str) -> list[dict[str, str]]:
+    """A table of the campaign: this machine's rows, and of experiments that it has not run the published ones."""
     fresh = ROOT / "_build" / scale / "records" / f"{name}.csv"
-    rows = read_rows(fresh) if fresh.exists() else published(name, scale)
-    return [{column: _value(column, text) for column, text in row.items()} for row in rows]
+    rows = read_rows(fresh) if fresh.exists() else []
+    if not rows:
+        return published(name, scale)
+    here = {row.get("experiment") for row in rows}
+    return rows + [row for row in published(name, scale) if row.get("experiment") not in here]
 
 
 def other_code(rows: Rows) -> list[str]:
@@ -110,7 +116,7 @@ def published_scales(name: str) -> list[str]:
 def paired(
     rows: Rows, metric: str, first: Mapping[str, Any], second: Mapping[str, Any],
     by: Sequence[str] = ("data", "noise", "teacher_network", "network"),
-) -> dict[tuple, list[float]]:  # fmt: skip
+) -> dict[tuple, dict[float, float]]:  # fmt: skip
     """Differences of a metric between two kinds of runs with the same seed.
 
     Parameters
@@ -126,7 +132,7 @@ def paired(
 
     Returns
     -------
-    `{case: [first - second for each seed that both have, by seed]}`; ValueError if two rows answer one description.
+    `{case: {seed: first - second}}` of the seeds that both have; ValueError if two rows answer one description.
     """
     found = []
     for wanted in (first, second):
@@ -141,7 +147,7 @@ def paired(
     both = sorted(set(found[0]) & set(found[1]), key=str)
     differences = {}
     for case, seed in both:
-        differences.setdefault(case, []).append(found[0][case, seed] - found[1][case, seed])
+        differences.setdefault(case, {})[seed] = found[0][case, seed] - found[1][case, seed]
     return differences
 
 
