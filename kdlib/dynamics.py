@@ -1,14 +1,17 @@
 """How linearised teachers and students get to their limits.
 
-On any distillation loss by integration (C1); on the squared loss in closed form, mode by mode: early stopping (O1) and
-online distillation (N2).
+On any distillation loss by integration (C1); on the squared loss in closed form, mode by mode: early stopping (O1),
+online distillation (N2), distilling round after round (W1), and the best mixture of labels and teacher (H4).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import numpy as np
 from scipy.integrate import solve_ivp
+from scipy.linalg import cho_factor, cho_solve
 
 from kdlib.labels.effective import minimiser
 from kdlib.labels.loss import DistillationLoss
@@ -143,6 +146,91 @@ def online_descent_filter(eigenvalues, steps, learning_rate: float, ratio: float
     step[:, 0, 0], step[:, 0, 1] = 1 - learning_rate * eigenvalues, learning_rate * eigenvalues
     step[:, 1, 1] = 1 - learning_rate * ratio * eigenvalues
     return np.array([1 - np.linalg.matrix_power(step, int(k))[:, 0].sum(axis=1) for k in _whole(steps)])
+
+
+def self_distillation_filter(eigenvalues, *, ridge: float, rounds: int, label_share: float = 0.0) -> np.ndarray:
+    """W1: what is left of each mode of the labels after `rounds` ridge fits in a row, of the eigenvalues' shape.
+
+    The first is fitted to the labels; each other one to its predecessor's answers, mixed with a share of the labels.
+    With `s = lambda / (lambda + ridge)` a round makes `s (a + (1 - a) h)` of `h`. Without labels that is `s^rounds`;
+    with any, it tends to `lambda / (lambda + ridge / a)`: plain ridge regression.
+
+    Parameters
+    ----------
+    eigenvalues
+        of the Gram, none negative.
+    ridge
+        above zero, in the eigenvalues' unit.
+    rounds
+        one at least; one is plain ridge regression.
+    label_share
+        `a`, in [0, 1], of every round after the first.
+    """
+    eigenvalues = real_array("eigenvalues", eigenvalues)
+    if eigenvalues.size and eigenvalues.min() < 0:
+        raise ValueError(f"eigenvalues of a Gram are not negative, as {eigenvalues.min():.3g} is")
+    ridge, rounds = number("ridge", ridge, above=0), integer("rounds", rounds, least=1)
+    share = number("label_share", label_share, least=0, most=1)
+    once = eigenvalues / (eigenvalues + ridge)
+    limit = share * eigenvalues / (ridge + share * eigenvalues)
+    return limit + ((1 - share) * once) ** (rounds - 1) * (once - limit)
+
+
+@dataclass(frozen=True)
+class BestMixture:
+    """H4 for one kernel and ridge. Made by `best_mixture`.
+
+    Attributes
+    ----------
+    share
+        of the teacher in the best targets, `(1 - share) labels + share teacher`: it need not lie in [0, 1].
+    risk, teacher_risk
+        mean squared error of the student taught by that mixture, and of the teacher, which is the student of share
+        zero.
+    """
+
+    share: float
+    risk: float
+    teacher_risk: float
+
+
+def best_mixture(gram, targets, *, ridge: float, cross, truth) -> BestMixture:
+    """The mixture of labels and teacher that teaches best, in closed form (H4).
+
+    Teacher and student are ridge regressions with the same kernel, ridge and inputs. The student of a share `xi` is
+    `f + xi ridge df/dridge`, with `f` the teacher, so its risk is a parabola in `xi`: mixing helps where another ridge
+    would.
+
+    Parameters
+    ----------
+    gram, targets
+        `(n, n)`, and `(n,)` or `(n, C)`: the labels.
+    ridge
+        above zero; what is added to the Gram's diagonal (not a multiple of `n`).
+    cross, truth
+        `(M, n)`, `k(x, X)` of held-out inputs, and what is true there, `(M,)` or `(M, C)`. Errors of several outputs
+        are added.
+
+    Raises
+    ------
+    ValueError
+        shapes that do not fit, a ridge that is not positive; a teacher that does not move with the ridge, for which
+        every mixture is the same.
+    """
+    gram, targets = gram_matrix("gram", gram), real_array("targets", targets, ndim=(1, 2))
+    targets = real_array("targets", targets, shape=(len(gram), *targets.shape[1:]))
+    ridge = number("ridge", ridge, above=0)
+    cross = real_array("cross", cross, shape=(None, len(gram)))
+    truth = real_array("truth", truth, shape=(len(cross), *targets.shape[1:]))
+    positive_spectrum("gram", gram)
+    factor = cho_factor(gram + ridge * np.eye(len(gram)), lower=True)
+    dual = cho_solve(factor, targets)
+    teacher, slope = cross @ dual, -cross @ cho_solve(factor, dual)
+    mean = lambda products: float(products.sum() / len(cross))
+    risk, curvature, slant = mean((teacher - truth) ** 2), mean(slope**2), mean((teacher - truth) * slope)
+    if not curvature:
+        raise ValueError("the teacher is the same for every ridge at these inputs (no labels, or a cross of zeros)")
+    return BestMixture(-slant / (ridge * curvature), risk - slant**2 / curvature, risk)
 
 
 def early_stopped(gram, labels, times) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""C1: the integrated flow, the excess loss, the guaranteed rate. O1, N2: closed forms against what they solve."""
+"""C1: the integrated flow, the excess loss, the guaranteed rate. O1, N2, W1, H4: closed forms."""
 
 import jax
 import numpy as np
@@ -7,6 +7,7 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
 from kdlib.dynamics import (
+    best_mixture,
     descent_filter,
     distillation_flow,
     early_stopped,
@@ -15,6 +16,7 @@ from kdlib.dynamics import (
     online_descent_filter,
     online_filter,
     online_student,
+    self_distillation_filter,
     strong_convexity,
 )
 from kdlib.labels import DistillationLoss, minimiser
@@ -129,3 +131,46 @@ def test_the_whole_gram_is_looked_at_not_one_triangle(upper):
     ):
         with pytest.raises(ValueError, match="must be finite|not symmetric"):
             call()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_rounds_of_self_distillation_are_ridge_fits_in_a_row(share):
+    """W1 against the fits themselves, to 1e-10; with labels it tends to plain ridge with `ridge / share`."""
+    features = np.random.default_rng(0).normal(size=(6, 9))
+    gram, labels = features @ features.T, np.random.default_rng(1).normal(size=6)
+    eigenvalues, modes = np.linalg.eigh(gram)
+    fit = lambda targets: gram @ np.linalg.solve(gram + 2.0 * np.eye(6), targets)
+    answers = fit(labels)
+    for rounds in range(1, 6):
+        kept = self_distillation_filter(eigenvalues, ridge=2.0, rounds=rounds, label_share=share)
+        np.testing.assert_allclose(modes @ (kept * (modes.T @ labels)), answers, atol=1e-10)
+        answers = fit(share * labels + (1 - share) * answers)
+    limit = self_distillation_filter(eigenvalues, ridge=2.0, rounds=4000, label_share=share)
+    expected = eigenvalues / (eigenvalues + 2.0 / share) if share else np.zeros(6)
+    np.testing.assert_allclose(limit, expected, atol=1e-4)
+    with pytest.raises(ValueError, match="not negative"):
+        self_distillation_filter([-1.0], ridge=1.0, rounds=1)
+
+
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_the_best_mixture_against_all_mixtures(outputs):
+    """H4 against students trained on mixtures: no share is better than the one found; its risk is as stated."""
+    draw = np.random.default_rng(0)
+    features, held_out = draw.normal(size=(20, 30)), draw.normal(size=(40, 30))
+    weights = draw.normal(size=30) if outputs is None else draw.normal(size=(30, outputs))
+    gram, cross = features @ features.T, held_out @ features.T
+    labels, truth = features @ weights, held_out @ weights
+    labels = labels + 3 * draw.normal(size=labels.shape)
+
+    def risk(share):
+        fit = lambda targets: np.linalg.solve(gram + 5.0 * np.eye(20), targets)
+        gap = cross @ fit((1 - share) * labels + share * (gram @ fit(labels))) - truth
+        return (gap**2).sum() / len(gap)
+
+    found = best_mixture(gram, labels, ridge=5.0, cross=cross, truth=truth)
+    np.testing.assert_allclose([found.risk, found.teacher_risk], [risk(found.share), risk(0.0)], rtol=1e-9)
+    assert all(risk(found.share + step) > found.risk * (1 + 1e-9) for step in (-0.1, -0.01, 0.01, 0.1))
+    with pytest.raises(ValueError, match="same for every ridge"):
+        best_mixture(gram, 0 * labels, ridge=5.0, cross=cross, truth=truth)
+    with pytest.raises(ValueError, match="truth"):
+        best_mixture(gram, labels, ridge=5.0, cross=cross, truth=truth[:-1])
