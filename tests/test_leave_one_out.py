@@ -59,7 +59,7 @@ def test_the_share_of_wrong_signs_is_the_risk():
         gram, targets = kernel.kernel(angles, angles), task(angles)
         by_leaving.append(np.mean(leave_one_out(gram[:16, :16], targets[:16]).predictions * targets[:16] <= 0))
         path = interpolation_path(gram[:15, :15], targets[:15], cross=gram[15:, :15])
-        by_testing.append(np.mean(path.predict() * targets[15:] <= 0))
+        by_testing.append(np.mean(path.predict(15) * targets[15:] <= 0))
     gap = np.array(by_leaving) - by_testing
     assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(400)
 
