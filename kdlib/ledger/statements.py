@@ -40,6 +40,9 @@ STATEMENTS = {
         Statement("D4", "From the angle's rate to the risk's", "data_inefficiency"),
         Statement("D5", "Perfect teacher: soft labels", "teachers", new_here=True),
         Statement("D6", "Noise keeps the data inefficiency at one or above", "data_inefficiency"),
+        Statement("D7", "The jump law: any share of hard labels", "data_inefficiency", new_here=True),
+        Statement("D8", "What data inefficiency has yet to spend", "data_inefficiency"),
+        Statement("D9", "One sample is enough", "data_inefficiency"),
         Statement("H1", "Which of a teacher's errors hard labels correct", "teachers"),
         Statement("H2", "When a correction turns the targets towards the truth", "teachers"),
         Statement("H3", "Mixing helps with an imperfect teacher", "teachers"),
@@ -88,7 +91,7 @@ _JI_ZHU, _HARUTYUNYAN, _REVIEWS = "Ji & Zhu 2020", "Harutyunyan et al. 2023", "r
 CLAIMS = (
     Claim(1, _JI_ZHU, "Distilling into a wide network is learning a linear model of random features.", ("C1", "C2")),
     Claim(2, _JI_ZHU, "The transfer risk of the student is bounded.", ("R1", "R2", "R3", "R4", "R5", "R6")),
-    Claim(3, _JI_ZHU, "Data inefficiency measures how hard a task is.", ("D1", "D2", "D3", "D4", "D6")),
+    Claim(3, _JI_ZHU, "Data inefficiency measures how hard a task is.", ("D1", "D2", "D3", "D4", "D6", "D7", "D8", "D9")),
     Claim(
         4, _JI_ZHU, "For a perfect teacher a high soft ratio is beneficial.", ("E2", "E3", "D5"),
         "A higher soft ratio must lower the share of the supervision that lies in directions not yet learnt: so it is "
