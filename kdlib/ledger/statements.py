@@ -46,6 +46,7 @@ STATEMENTS = {
         Statement("H1", "Which of a teacher's errors hard labels correct", "teachers"),
         Statement("H2", "When a correction turns the targets towards the truth", "teachers"),
         Statement("H3", "Mixing helps with an imperfect teacher", "teachers"),
+        Statement("H4", "The best mixture, exactly", "teachers"),
         Statement("S1", "Supervision complexity is a squared norm", "supervision_complexity"),
         Statement("S2", "Rademacher complexity of a kernel ball", "supervision_complexity"),
         Statement("S3", "Margin bound through supervision complexity", "supervision_complexity"),
@@ -91,7 +92,10 @@ _JI_ZHU, _HARUTYUNYAN, _REVIEWS = "Ji & Zhu 2020", "Harutyunyan et al. 2023", "r
 CLAIMS = (
     Claim(1, _JI_ZHU, "Distilling into a wide network is learning a linear model of random features.", ("C1", "C2")),
     Claim(2, _JI_ZHU, "The transfer risk of the student is bounded.", ("R1", "R2", "R3", "R4", "R5", "R6")),
-    Claim(3, _JI_ZHU, "Data inefficiency measures how hard a task is.", ("D1", "D2", "D3", "D4", "D6", "D7", "D8", "D9")),
+    Claim(
+        3, _JI_ZHU, "Data inefficiency measures how hard a task is.",
+        ("D1", "D2", "D3", "D4", "D6", "D7", "D8", "D9"),
+    ),
     Claim(
         4, _JI_ZHU, "For a perfect teacher a high soft ratio is beneficial.", ("E2", "E3", "D5"),
         "A higher soft ratio must lower the share of the supervision that lies in directions not yet learnt: so it is "
@@ -99,7 +103,7 @@ CLAIMS = (
     ),
     Claim(
         5, _JI_ZHU, "For an imperfect teacher hard labels correct its wrong predictions, which explains mixing.",
-        ("E1", "E4", "H1", "H2", "H3"),
+        ("E1", "E4", "H1", "H2", "H3", "H4"),
         "Which labels are corrected is exact for every teacher; that mixing is best "
             "needs one that is neither better than "
         "the labels nor much worse, for the student and the number of examples at hand.",
