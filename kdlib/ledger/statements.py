@@ -34,6 +34,7 @@ STATEMENTS = {
         Statement("R4", "Agreement certificate for a single input", "transfer_risk", new_here=True),
         Statement("R5", "All sample sizes from one Cholesky factor", "transfer_risk"),
         Statement("R6", "Transfer risk of a teacher outside the student's space", "transfer_risk"),
+        Statement("R7", "Transfer risk from the sample alone", "transfer_risk", new_here=True),
         Statement("D1", "Data inefficiency", "data_inefficiency"),
         Statement("D2", "What one more example adds to the norm", "data_inefficiency"),
         Statement("D3", "Data inefficiency sets the rate of the angle", "data_inefficiency"),
@@ -91,7 +92,7 @@ class Claim:
 _JI_ZHU, _HARUTYUNYAN, _REVIEWS = "Ji & Zhu 2020", "Harutyunyan et al. 2023", "reviews of Ji & Zhu"
 CLAIMS = (
     Claim(1, _JI_ZHU, "Distilling into a wide network is learning a linear model of random features.", ("C1", "C2")),
-    Claim(2, _JI_ZHU, "The transfer risk of the student is bounded.", ("R1", "R2", "R3", "R4", "R5", "R6")),
+    Claim(2, _JI_ZHU, "The transfer risk of the student is bounded.", ("R1", "R2", "R3", "R4", "R5", "R6", "R7")),
     Claim(
         3, _JI_ZHU, "Data inefficiency measures how hard a task is.",
         ("D1", "D2", "D3", "D4", "D6", "D7", "D8", "D9"),
