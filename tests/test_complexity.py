@@ -14,7 +14,7 @@ from kdlib.complexity import (
     noise_inefficiency,
     noise_norm,
 )
-from kdlib.data.circle import CircleTask, LaplaceCircle
+from kdlib.data.circle import CircleTask, LaplaceCircle, SobolevCircle
 from kdlib.path import interpolation_path
 
 
@@ -161,6 +161,20 @@ def test_the_laplace_circle_knows_its_spectrum():
     assert energies.sum() == pytest.approx(4.5) and energies[np.abs(circle.frequencies) == 1].sum() == pytest.approx(
         4.5
     )
+
+
+def test_the_sobolev_circle_s_norm_is_a_sum_over_gaps():
+    """Against the Gram matrix, to 1e-9; the mean gap that covers a point is twice the typical one."""
+    circle = SobolevCircle()
+    for seed in range(5):
+        theta = circle.sample(30, seed)
+        targets = np.random.default_rng(seed).normal(size=30)
+        gram = circle.kernel(theta, theta)
+        np.testing.assert_allclose(np.diagonal(gram), circle.DIAGONAL)
+        expected = interpolation_path(gram, targets).squared_norm[-1]
+        np.testing.assert_allclose(circle.squared_norm(theta, targets), expected, rtol=1e-9)
+    covering = [circle.gaps_covering(circle.sample(200, seed), [0.0, 1.0, 6.28]) for seed in range(500)]
+    assert abs(np.mean(covering) / (2 * 2 * np.pi / 200) - 1) < 0.06  # 4 standard errors
 
 
 def test_known_exponent_on_the_circle():

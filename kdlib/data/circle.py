@@ -108,3 +108,40 @@ class LaplaceCircle:
     def energies(self, function):
         """Squared Fourier coefficients `|c_k|^2` of a function of the angle, `(modes,)`."""
         return np.abs(np.fft.fft(function(self.grid)) / self.modes) ** 2
+
+
+@dataclass(frozen=True)
+class SobolevCircle:
+    """Angles, uniform on `[0, 2 pi)`, and the kernel `cosh(pi - d) / sinh(pi)` of their distance `d`.
+
+    Its norm is `||f||^2 = (1/2) int f'^2 + f^2`. So the least-norm interpolant is known between any two neighbours, and
+    its norm is a sum over gaps: no Gram matrix, and as many examples as one likes (D7).
+    """
+
+    DIAGONAL = float(1 / np.tanh(np.pi))  # k(x, x)
+
+    def sample(self, n, seed):
+        """`(n,)` angles, independent and uniform."""
+        return np.random.default_rng(seed).uniform(0, 2 * np.pi, n)
+
+    @staticmethod
+    def kernel(a, b):
+        """`(len(a), len(b))`."""
+        distance = np.abs(np.subtract.outer(a, b))
+        return np.cosh(np.pi - np.minimum(distance, 2 * np.pi - distance)) / np.sinh(np.pi)
+
+    @staticmethod
+    def squared_norm(theta, targets):
+        """`||w_n||^2` of the interpolant of `(n,)` targets at `(n,)` angles in `[0, 2 pi)`, no two the same."""
+        order = np.argsort(theta)
+        theta, left = np.asarray(theta, float)[order], np.asarray(targets, float)[order]
+        gap, right = np.diff(np.append(theta, theta[0] + 2 * np.pi)), np.roll(left, -1)
+        # ((a^2 + b^2) cosh g - 2 a b) / (2 sinh g), without cancellation
+        return float(np.sum((left - right) ** 2 / np.sinh(gap) + (left**2 + right**2) * np.tanh(gap / 2)) / 2)
+
+    @staticmethod
+    def gaps_covering(theta, points):
+        """The gaps between neighbours that cover each of these points, `(len(points),)`."""
+        theta = np.sort(np.asarray(theta, float))
+        gap = np.diff(np.append(theta, theta[0] + 2 * np.pi))
+        return gap[(np.searchsorted(theta, points) - 1) % len(theta)]

@@ -67,6 +67,7 @@ STATEMENTS = {
         Statement("N2", "Online distillation is a double filter", "online_distillation", new_here=True),
         Statement("B1", "The two papers' quantities are one", "bridge", new_here=True),
         Statement("B2", "The bound improves exactly when data inefficiency is below one", "bridge", new_here=True),
+        Statement("B3", "Fast rate from data inefficiency", "bridge", new_here=True),
         Statement("W1", "Every distillation is a filter", "since"),
         Statement("W2", "A teacher can be too strong", "since"),
         Statement("W3", "A student better than its teacher", "since"),
