@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.linalg.lapack import dpotri
 
 from kdlib.path import interpolation_path
 from kdlib.tools.arrays import real_array
@@ -52,7 +51,8 @@ def leave_one_out(gram, targets) -> LeaveOneOut:
     if len(path) < 2:
         raise ValueError("leaving one out needs two examples at least")
     targets = real_array("targets", targets)
-    inverse, _ = dpotri(path.factor.T, lower=False)
-    left = np.diagonal(inverse) if targets.ndim == 1 else np.diagonal(inverse)[:, None]
-    dual = solve_triangular(path.factor, path.coefficients, lower=True, trans="T", check_finite=False)
+    inverse_factor = solve_triangular(path.factor, np.eye(len(path)), lower=True, check_finite=False)
+    left = np.einsum("ij,ij->j", inverse_factor, inverse_factor)  # the diagonal of the inverse
+    left = left if targets.ndim == 1 else left[:, None]
+    dual = inverse_factor.T @ path.coefficients
     return LeaveOneOut(dual**2 / left, targets - dual / left)

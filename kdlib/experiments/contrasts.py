@@ -25,7 +25,7 @@ from scipy.stats import t as student_t
 
 from kdlib.experiments.results import Rows, campaign, paired, published_scales
 from kdlib.tools.arrays import number
-from kdlib.tools.intervals import clopper_pearson
+from kdlib.tools.intervals import clopper_pearson, holm
 from kdlib.tools.provenance import ROOT
 
 if TYPE_CHECKING:
@@ -210,8 +210,8 @@ def record(ledger: Ledger, evidence: Mapping[tuple[str, str], Sequence[Evidence]
         for one in found:
             ledger.evidence(
                 experiment, f"{one.contrast.name}: {one.called} ({scale})", one.differences, outcome=one.outcome,
-                power=one.detectable, interval=one.interval, claims=one.contrast.claims, n=len(one.differences),
-                seeds=range(len(one.differences)), code="kdlib.experiments.contrasts.evaluate",
+                power=one.detectable, p=one.p, interval=one.interval, claims=one.contrast.claims,
+                n=len(one.differences), seeds=range(len(one.differences)), code="kdlib.experiments.contrasts.evaluate",
             )  # fmt: skip
 
 
@@ -233,16 +233,6 @@ def counts(evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> dict[str, 
     outcomes = {outcome: sum(one.outcome == outcome for one in every) for outcome in get_args(Outcome)}
     undecided = [one.detectable for one in every if one.outcome == "undecided"]
     return {**outcomes, "all": len(every), "seen": float(np.median(undecided)) if undecided else float("nan")}
-
-
-def holm(p_values: Sequence[float]) -> np.ndarray:
-    """`(k,)` p-values corrected for being several (Holm 1979): at least the given ones, at most one."""
-    p = np.asarray(p_values, float)
-    order = np.argsort(p)
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    corrected = np.empty_like(p)
-    corrected[order] = np.minimum(steps, 1.0)
-    return corrected
 
 
 def false_alarms(evidence: Sequence[Evidence], *, delta: float = 0.05) -> tuple[int, int, tuple[float, float]]:

@@ -3,15 +3,16 @@
 """
 
 from kdlib.ledger.chapters import Chapter, chapter, chapters
-from kdlib.ledger.checks import NOT_REPRODUCED, VERDICTS, CheckFailed, Ledger, Record, Twin, read_records
-from kdlib.ledger.pages import claim_verdict, claims_report, claims_table, evidence_table, table
+from kdlib.ledger.checks import EVIDENCE, CheckFailed, Ledger, Record, Twin, read_records
+from kdlib.ledger.claims import Answer, answer
+from kdlib.ledger.pages import claims_report, claims_table, evidence_table, table
 from kdlib.ledger.statements import CLAIMS, STATEMENTS, Claim, Statement
 
 __all__ = [
     "CLAIMS",
-    "NOT_REPRODUCED",
+    "EVIDENCE",
     "STATEMENTS",
-    "VERDICTS",
+    "Answer",
     "Chapter",
     "CheckFailed",
     "Claim",
@@ -21,7 +22,7 @@ __all__ = [
     "Twin",
     "chapter",
     "chapters",
-    "claim_verdict",
+    "answer",
     "claims_report",
     "claims_table",
     "evidence_table",

@@ -21,9 +21,9 @@ def card(record: Record) -> str:
         "bound": f"slack {number(record.slack['min'])} to {number(record.slack['max'])}"
         + (f", tolerance {number(record.tolerance)}" if record.tolerance else ""),
         "rate": f"slope in [{number(record.measured['min'])}, {number(record.measured['max'])}], "
-        f"predicted {number(record.reference['min'])}",
+        f"predicted {number(record.reference['min'])}, tolerance {number(record.tolerance)}",
         "observation": f"interval [{number(record.measured['min'])}, {number(record.measured['max'])}], "
-        f"claimed to exceed {number(record.reference['min'])}",
+        f"claimed to exceed {number(record.reference['min'])}, could have seen {number(record.power or 0.0)} more",
     }[record.kind]
     if record.tightness:
         compared += f", bound / measured {number(record.tightness['min'])} to {number(record.tightness['max'])}"
@@ -35,10 +35,21 @@ def card(record: Record) -> str:
     return (
         f'<div class="check check-{"passed" if record.passed else "failed"}"><strong>{text(record.id)}</strong> '
         f"{text(record.title)}: <strong>{text(record.verdict)}</strong> ({count(record.trials)}; {compared}).{note}<br>"
-        f"Hypotheses checked: {text(hypotheses)}. Broken twin — {marked(record.twin['broken'])} — <em>{twin}</em> "
+        f"{noticed(record)}Hypotheses checked: {text(hypotheses)}. Broken twin — "
+        f"{marked(record.twin['broken'])} — <em>{twin}</em> "
         f"(worst slack {number(record.twin['slack']['min'])}).<br><small>{text(record.dtype)}, n = {text(record.n)}, "
         f"seeds {text(seeds_in_words(record.seeds))}, <code>{text(record.code)}</code></small></div>"
     )
+
+
+def noticed(record: Record) -> str:
+    """The power of a check in a sentence; empty for an observation."""
+    if record.kind == "observation":
+        return ""
+    if record.notices is None:
+        return "No factor on the right side would be noticed: it is zero. "
+    weak = "only " if record.notices >= 2 else ""
+    return f"Notices {weak}a right side that is wrong by a factor of {number(record.notices)} or more. "
 
 
 def _evidence_card(record: Record) -> str:

@@ -1,9 +1,10 @@
 """One way to state a check, to see it fail when it must, and to record it.
 
 A check compares a measured quantity with what a theorem says it is (`identity`), is bounded by (`bound`) or grows
-like (`rate`), or with what a paper claims (`observation`). Every check carries its *broken twin*: the same comparison
-after one hypothesis has been violated on purpose (or, where a formula is at stake, one part of it changed). A check
-that fails, or whose twin does not, stops the notebook::
+like (`rate`): it tests code, constants and hypotheses, and passes or stops the notebook. An `observation` is evidence
+on what a paper claims: for it, against it, or undecided. Each carries its *broken twin*: the same comparison after one
+hypothesis has been violated on purpose (or, where a formula is at stake, one part of it changed). A check whose twin
+passes stops the notebook, too::
 
     ledger = Ledger("transfer_risk", seeds=[0, 1], n=512)
     ledger.bound("R2", "on the circle", measured=risk, reference=bound,
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from scipy.stats import norm
 
 from kdlib.ledger.cards import card
 from kdlib.ledger.chapters import chapter, chapters
@@ -35,14 +37,8 @@ from kdlib.tools.provenance import ROOT, device_name, provenance
 Kind = Literal["identity", "bound", "rate", "observation", "evidence"]
 Outcome = Literal["for", "against", "undecided", "vacuous"]  # of evidence
 
-VERDICTS = {
-    "identity": "proved exactly",
-    "bound": "bound holds",
-    "rate": "rate fitted",
-    "observation": "observed",
-}
-NOT_REPRODUCED = "not reproduced"
-VACUOUS = "bound holds, but says nothing: vacuous in every trial"
+VACUOUS = "holds, but says nothing: vacuous in every trial"
+EVIDENCE = ("observation", "evidence")  # kinds of records that are for or against a claim; the others are checks
 
 
 class CheckFailed(AssertionError):
@@ -66,8 +62,10 @@ class Record:
     less the measured value (bound), the distance of the prediction from the edge of the interval (rate, observation).
     `claims` are the numbers of the papers' claims that the check bears on: by default those that name its statement.
     `tightness` is the range of reference / measured over a bound's trials, `vacuous` the share of trials whose bound
-    on a probability is one or more. Of evidence, `outcome` is one of `Outcome` and `power` the smallest effect that the
-    design could have seen; it has no twin (null experiments do that work), and `passed` only says that it is *for*.
+    on a probability is one or more. `notices` is the power of a check: the factor by which its reference, as a whole,
+    may be wrong before the check fails. Of observations and experiments (kind "evidence"), `outcome` is one of
+    `Outcome`, `p` the two-sided p-value of no effect, `power` the smallest effect that the design sees four times in
+    five, and `passed` only says that it is *for*. Experiments have no twin: null experiments do that work.
     """
 
     id: str
@@ -95,6 +93,8 @@ class Record:
     provenance: dict = field(default_factory=dict)
     outcome: str = ""
     power: float | None = None
+    notices: float | None = None
+    p: float | None = None
 
     def __repr__(self):
         if self.kind == "evidence":
@@ -148,15 +148,16 @@ class Ledger:
         return self._check("rate", statement, title, interval, predicted, tolerance=tolerance, **about)
 
     def observation(self, statement: str, title: str, interval, threshold: float = 0.0, **about) -> Record:
-        """A claim about data: the whole `interval = (low, high)` of an effect lies above `threshold`.
+        """A claim about data: an effect, with its `interval = (low, high)`, exceeds `threshold`.
 
-        An effect that does not is a finding, not an error: its verdict is "not reproduced". Its twin is a case in
-        which there is nothing to observe.
+        It is "for" the claim where the whole interval lies above, "against" where it lies below, else "undecided": each
+        is a finding, none an error. Its p-value and power are those of a normal law with this interval of 95 %. Its
+        twin is a case in which there is nothing to observe.
         """
         return self._check("observation", statement, title, interval, threshold, tolerance=0.0, strict=True, **about)
 
     def evidence(
-        self, experiment: str, title: str, differences, *, outcome: Outcome, power: float, interval,
+        self, experiment: str, title: str, differences, *, outcome: Outcome, power: float, interval, p: float,
         claims: list[int] | tuple[int, ...] = (), code: str = "", note: str = "", n: Any = None, seeds=None,
     ) -> Record:  # fmt: skip
         """What an experiment says about a claim: an outcome that was reached by a rule fixed before it ran.
@@ -167,9 +168,9 @@ class Ledger:
             its id: X and a number.
         differences
             `(seeds,)` effects.
-        outcome, power, interval
+        outcome, power, interval, p
             as `kdlib.experiments.contrasts.Evidence` has them: "for", "against", "undecided" or "vacuous"; the smallest
-            effect that could have been seen; the interval of the mean effect.
+            effect that could have been seen; the interval of the mean effect; its p-value, not corrected.
         """
         if not re.fullmatch(r"X\d+", experiment):
             raise ValueError(f"evidence needs an experiment's id, X and a number, not {experiment!r}")
@@ -184,7 +185,7 @@ class Ledger:
             dtype=self.dtype, n=str(self.n if n is None else n),
             seeds=[int(seed) for seed in (self.seeds if seeds is None else seeds)], device=device_name(), note=note,
             claims=list(claims), provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
-            outcome=outcome, power=number("power", power, least=0),
+            outcome=outcome, power=number("power", power, least=0), p=number("p", p, least=0, most=1),
         )  # fmt: skip
         self._keep(record)
         return record
@@ -215,7 +216,8 @@ class Ledger:
         enough = np.greater if strict else np.greater_equal
         passed, twin_failed = bool(enough(slack, 0).all()), not bool(enough(twin_slack, 0).all())
         vacuous = float(np.mean(reference >= 1)) if probability else None
-        verdict = NOT_REPRODUCED if not passed else VACUOUS if vacuous == 1 else VERDICTS[kind]
+        outcome, power, p = _observed(measured, reference) if kind == "observation" else ("", None, None)
+        verdict = outcome or _verdict(kind, measured, reference, tolerance, vacuous)
         acceptable = passed or kind == "observation"  # an observation may come out against its claim
         sound = acceptable and all(hypotheses.values()) and twin_failed
         ratio = _tightness(measured, reference) if kind == "bound" else np.array([])
@@ -245,7 +247,9 @@ class Ledger:
             if claims is None
             else list(claims),
             provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
-        )
+            outcome=outcome, power=power, p=p,
+            notices=_notices(kind, measured, reference, tolerance) if passed and kind != "observation" else None,
+        )  # fmt: skip
         self._keep(record)
         if unmet := [name for name, holds in hypotheses.items() if not holds]:
             raise CheckFailed(f"{statement} ({title}): hypothesis not met: {'; '.join(unmet)}")
@@ -293,6 +297,48 @@ def _compare(kind: Kind, measured, reference, tolerance: float) -> tuple[np.ndar
             slack = tolerance - np.abs(measured - reference) / np.maximum(1.0, np.abs(reference))
     finite = np.isfinite(measured).all() and np.isfinite(reference).all()
     return measured, np.atleast_1d(reference), slack if finite else np.full_like(slack, -np.inf)
+
+
+def _observed(measured: np.ndarray, reference: np.ndarray) -> tuple[Outcome, float, float]:
+    """`(outcome, power, p)` of an interval and a threshold."""
+    low, high = measured - reference
+    error = (high - low) / 2 / norm.ppf(0.975)
+    effect = abs(low + high) / 2
+    p = float(2 * norm.sf(effect / error)) if error else float(effect == 0)
+    outcome = "for" if low > 0 else "against" if high < 0 else "undecided"
+    return outcome, float(error * (norm.ppf(0.975) + norm.ppf(0.8))), p
+
+
+def _verdict(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance: float, vacuous: float | None) -> str:
+    """What a check that passed says, in words; the proof itself is in the text."""
+    if kind == "identity":
+        return f"identity to {tolerance:.0e}" if tolerance else "identity, exact"
+    if kind == "rate":
+        inside = measured[0] <= reference[0] <= measured[1]
+        return "rate as predicted" if inside else "rate as predicted, by the tolerance only"
+    if vacuous == 1:
+        return VACUOUS
+    return "holds, with slack" + (f"; vacuous in {100 * vacuous:.0f} % of trials" if vacuous else "")
+
+
+def _notices(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance: float) -> float | None:
+    """The factor, above one, by which the reference may be wrong before the check fails; None if no factor is noticed
+    (a reference of zero).
+
+    A bound may be too large; identities and rates may be wrong in both directions, and the nearer one counts.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if kind == "bound":  # shrunk by this factor, the reference is below what was measured
+            factors = reference / (measured - tolerance)
+            factors = factors[(measured > tolerance) & (reference > 0)]
+        elif kind == "rate":
+            low, high = measured[0] - tolerance, measured[1] + tolerance
+            factors = np.array([reference[0] / low, high / reference[0], low / reference[0], reference[0] / high])
+            factors = factors[np.isfinite(factors) & (factors >= 1)]
+        else:
+            room = tolerance * np.maximum(1.0, np.abs(reference)) - np.abs(measured - reference)
+            factors = 1 + (room / np.abs(reference))[reference != 0]
+    return float(np.maximum(factors, 1.0).min()) if factors.size else None
 
 
 def _tightness(measured: np.ndarray, reference: np.ndarray) -> np.ndarray:

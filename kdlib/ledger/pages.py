@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import html
-from typing import get_args
 
 from kdlib.ledger.cards import count, effect, marked, number, seeds_in_words
 from kdlib.ledger.chapters import chapter
-from kdlib.ledger.checks import NOT_REPRODUCED, VERDICTS, Outcome, Record, read_records
-from kdlib.ledger.statements import CLAIMS, STATEMENTS, Claim
+from kdlib.ledger.checks import EVIDENCE, Record, read_records
+from kdlib.ledger.claims import answer
+from kdlib.ledger.statements import CLAIMS, STATEMENTS
 
-CONDITIONAL = "holds only under conditions"
-ROW_HEADS = ("check", "verdict", "slack (min … max)", "broken twin", "run", "code")  # the columns of `_row`
+ROW_HEADS = ("check", "verdict", "slack (min … max)", "notices", "broken twin", "run", "code")  # the columns of `_row`
 
 
 def table(records: list[Record] | None = None) -> str:
@@ -24,33 +23,12 @@ def table(records: list[Record] | None = None) -> str:
         # Where a statement is proved: its theorem is labelled with its id.
         proof = _statement_link(statement.id)
         if not checks:
-            rows.append(f'<tr><td>{proof}</td><td>{name}</td><td colspan="6">no check</td></tr>')
+            rows.append(f'<tr><td>{proof}</td><td>{name}</td><td colspan="7">no check</td></tr>')
         for i, record in enumerate(checks):
             head = f'<td rowspan="{len(checks)}">{proof}</td><td rowspan="{len(checks)}">{name}</td>' if i == 0 else ""
             rows.append(f'<tr class="{"passed" if record.passed else "failed"}">{head}{_row(record)}</tr>')
     heads = "".join(f"<th>{head}</th>" for head in ("id", "statement", *ROW_HEADS))
     return f'<div class="ledger"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def claim_verdict(claim: Claim, records: list[Record]) -> str:
-    """One claim's verdict in words, from the verdicts of the checks that bear on it."""
-    about = [record for record in records if claim.number in record.claims]
-    checks = [record for record in about if record.kind != "evidence"]
-    if not checks:
-        return "not checked"
-    failed = [record for record in checks if not record.passed]
-    empirical = [record for record in checks if record.kind == "observation"]
-    if failed:
-        against = [record for record in empirical if not record.passed]
-        return NOT_REPRODUCED if len(against) == len(empirical) else CONDITIONAL
-    return "; ".join(text for kind, text in VERDICTS.items() if any(record.kind == kind for record in checks))
-
-
-def evidence_count(claim: Claim, records: list[Record]) -> str:
-    """The outcomes of the experiments that bear on a claim: "2 for, 1 undecided"; empty where there are none."""
-    outcomes = [record.outcome for record in records if record.kind == "evidence" and claim.number in record.claims]
-    found = [(outcome, outcomes.count(outcome)) for outcome in get_args(Outcome)]
-    return ", ".join(f"{number} {outcome}" for outcome, number in found if number)
 
 
 def evidence_table(records: list[Record] | None = None) -> str:
@@ -70,24 +48,23 @@ def evidence_table(records: list[Record] | None = None) -> str:
 
 
 def claims_table(records: list[Record] | None = None) -> str:
-    """The papers' claims as an HTML table: verdict, and how the checks behind each one came out."""
+    """The papers' claims as an HTML table: verdict, and what it rests on."""
     records = read_records() if records is None else records
     rows = []
     for claim in CLAIMS:
-        checks = [record for record in records if claim.number in record.claims and record.kind != "evidence"]
-        passed = f"{sum(record.passed for record in checks)} of {len(checks)}" if checks else ""
+        found = answer(claim, records)
         cells = (
             f'<a href="ledger.html#claim-{claim.number}">{claim.number}</a>',
             html.escape(claim.source),
             html.escape(claim.text),
-            f"<strong>{html.escape(claim_verdict(claim, records))}</strong>",
-            passed,
-            evidence_count(claim, records),
+            f"<strong>{html.escape(found.verdict)}</strong>",
+            ", ".join(f"{number} {outcome}" for outcome, number in found.outcomes.items() if number),
+            str(found.checks or ""),
             ", ".join(_statement_link(statement) for statement in claim.statements),
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = "".join(
-        f"<th>{head}</th>" for head in ("", "from", "claim", "verdict", "checks passed", "evidence", "statements")
+        f"<th>{head}</th>" for head in ("", "from", "claim", "verdict", "evidence", "checks passed", "statements")
     )
     return (
         f'<div class="figure-table"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
@@ -95,38 +72,33 @@ def claims_table(records: list[Record] | None = None) -> str:
 
 
 def claims_report(records: list[Record] | None = None) -> str:
-    """Every claim with its verdict and, folded, each check that it rests on and the run behind it, as HTML."""
+    """Every claim with its verdict, the counts and, folded, each record that it rests on, as HTML."""
     records = read_records() if records is None else records
     parts = []
     for claim in CLAIMS:
-        checks = [record for record in records if claim.number in record.claims and record.kind != "evidence"]
-        ratios = [record.tightness for record in checks if record.tightness and record.vacuous is not None]
+        found = answer(claim, records)
+        about = [record for record in records if claim.number in record.claims and record.kind != "evidence"]
+        ratios = [record.tightness for record in about if record.tightness and record.vacuous is not None]
         tight = ""
         if ratios:
             low, high = min(ratio["min"] for ratio in ratios), max(ratio["max"] for ratio in ratios)
             tight = f" Bound / measured: {number(low)} to {number(high)}."
-        outcomes = evidence_count(claim, records)
-        evidence = f" Evidence from experiments: {outcomes}." if outcomes else ""
-        conditional = claim_verdict(claim, records).startswith(CONDITIONAL)
-        condition = f" {html.escape(claim.condition)}" if conditional else ""
-        body = "".join(
-            f'<tr class="{"passed" if r.passed else "failed"}"><td>{r.id}</td>{_row(r)}</tr>' for r in checks
-        )
+        condition = f" {html.escape(claim.condition)}" if claim.condition else ""
+        body = "".join(f'<tr class="{"passed" if r.passed else "failed"}"><td>{r.id}</td>{_row(r)}</tr>' for r in about)
         heads = "".join(f"<th>{head}</th>" for head in ("id", *ROW_HEADS))
         table_of = f'<div class="ledger"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-        passed = sum(record.passed for record in checks)
+        observations = sum(record.kind in EVIDENCE for record in about)
         folded = (
-            f"<details><summary>{count(len(checks), 'check')}, {passed} passed</summary>{table_of}</details>"
-            if checks
+            f"<details><summary>{count(len(about) - observations, 'check')}, {count(observations, 'observation')}"
+            f"</summary>{table_of}</details>"
+            if about
             else ""
         )
         parts.append(
-            '<div class="claim" '
-            f'id="claim-{claim.number}"><p><strong>({claim.number})</strong> '
-            f"{html.escape(claim.text)} "
-            f"<em>{html.escape(claim.source)}</em><br>Verdict: "
-            f"<strong>{html.escape(claim_verdict(claim, records))}</strong>."
-            f"{condition}{tight}{evidence}</p>{folded}</div>"
+            f'<div class="claim" id="claim-{claim.number}"><p><strong>({claim.number})</strong> '
+            f"{html.escape(claim.text)} <em>{html.escape(claim.source)}</em><br>Verdict: "
+            f"<strong>{html.escape(found.verdict)}</strong>. {html.escape(found.sentence)}"
+            f"{tight}{condition}</p>{folded}</div>"
         )
     return "".join(parts)
 
@@ -147,8 +119,9 @@ def _row(record: Record) -> str:
     )
     code = f'<a href="api.html#{text(record.code)}"><code>{text(record.code)}</code></a>' if record.code else ""
     note = f"<br><small>{marked(record.note)}</small>" if record.note else ""
+    notices = "" if record.kind == "observation" else "nothing" if record.notices is None else number(record.notices)
     twin = f"{marked(record.twin['broken'])}: {'fails' if record.twin['failed'] else 'PASSES'}"
     return (
         f"<td>{text(record.title)} ({where}; {count(record.trials)}){note}</td><td>{text(record.verdict)}</td>"
-        f"<td>{slack}</td><td>{twin}</td><td>{run}</td><td>{code}</td>"
+        f"<td>{slack}</td><td>{notices}</td><td>{twin}</td><td>{run}</td><td>{code}</td>"
     )

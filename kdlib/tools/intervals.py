@@ -43,3 +43,13 @@ def mean_interval(values, delta: float = 0.05) -> tuple[float, float]:
         variance += values.mean(axis=1).var(ddof=1) / len(values)
     half = student_t.ppf(1 - delta / 2, len(by_seed) - 1) * np.sqrt(variance)
     return float(by_seed.mean() - half), float(by_seed.mean() + half)
+
+
+def holm(p_values) -> np.ndarray:
+    """`(k,)` p-values corrected for being several (Holm 1979): at least the given ones, at most one."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(steps, 1.0)
+    return corrected
