@@ -152,7 +152,7 @@ def test_what_an_observation_could_have_seen(ledger):
 def test_the_factor_that_a_check_notices(tmp_path, check, factor):
     """Just below it the check passes with the reference changed, just above it fails."""
     record = check(Ledger("transfer_risk", folder=tmp_path))
-    assert record.notices == pytest.approx(factor) and "by a factor of" in record._repr_html_()
+    assert record.notices == pytest.approx(factor) and "Notices a right side" in record._repr_html_()
 
 
 def test_a_check_says_that_it_notices_little(ledger):

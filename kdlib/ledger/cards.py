@@ -48,8 +48,9 @@ def noticed(record: Record) -> str:
         return ""
     if record.notices is None:
         return "No factor on the right side would be noticed: it is zero. "
-    weak = "only " if record.notices >= 2 else ""
-    return f"Notices {weak}a right side that is wrong by a factor of {number(record.notices)} or more. "
+    if record.notices >= 2:
+        return f"Notices only a right side that is wrong by a factor of {number(record.notices)} or more. "
+    return f"Notices a right side that is wrong by {number(100 * (record.notices - 1))} % or more. "
 
 
 def _evidence_card(record: Record) -> str:

@@ -119,9 +119,15 @@ def _row(record: Record) -> str:
     )
     code = f'<a href="api.html#{text(record.code)}"><code>{text(record.code)}</code></a>' if record.code else ""
     note = f"<br><small>{marked(record.note)}</small>" if record.note else ""
-    notices = "" if record.kind == "observation" else "nothing" if record.notices is None else number(record.notices)
+    notices = "" if record.kind == "observation" else _noticed(record.notices)
     twin = f"{marked(record.twin['broken'])}: {'fails' if record.twin['failed'] else 'PASSES'}"
     return (
         f"<td>{text(record.title)} ({where}; {count(record.trials)}){note}</td><td>{text(record.verdict)}</td>"
         f"<td>{slack}</td><td>{notices}</td><td>{twin}</td><td>{run}</td><td>{code}</td>"
     )
+
+
+def _noticed(factor: float | None) -> str:
+    if factor is None:
+        return "nothing"
+    return f"a factor of {number(factor)}" if factor >= 2 else f"{number(100 * (factor - 1))} %"
