@@ -1,5 +1,7 @@
 """Contrasts: outcomes that mean what they say, corrected together; the plan of the experiments."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import t as student_t
@@ -142,6 +144,19 @@ def test_blocks_are_right_and_see_more_than_pairs():
         by_pairs.append(ttest_1samp(real.differences, 0)[1] < 0.05)
     assert abs(np.mean(alarms) - 0.05) < 0.02
     assert np.mean(seen) > 2 * np.mean(by_pairs)
+
+
+def test_blocks_are_of_one_teacher_s_students():
+    """Against the labels' students, and between two teachers', the spread is that of the differences themselves."""
+    given = list(designs(6, 3, np.random.default_rng(3)))
+    against = replace(contrast(), second={"method": "baseline"})
+    labels = [{**row, "method": "baseline"} for row in given if row["method"] == "old"]
+    (found,) = contrasts.evaluate([against], given + labels)
+    assert found.freedom == 2 and found.p == pytest.approx(ttest_1samp(found.differences, 0)[1])
+    (one,) = contrasts.evaluate([contrast()], given + labels)
+    assert one.freedom == 10  # the labels' students are no treatment
+    teachers = contrast(by=("data", "network"))
+    assert contrasts.evaluate([teachers], given)[0].freedom == 2
 
 
 def test_a_training_with_two_names_is_there_once():

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from kdlib import ledger as ledgers
 from kdlib.ledger import CLAIMS, STATEMENTS, CheckFailed, Ledger, Twin, chapters, read_records
+from kdlib.tools.intervals import mean_interval
 
 
 @pytest.fixture
@@ -126,11 +128,21 @@ def test_answers_to_claims(ledger, tmp_path):
 def test_the_evidence_of_a_claim_is_corrected_together(ledger, tmp_path):
     """One of five is decided by itself, p = 0.03, and not together with four that are not."""
     alone = ledger.observation("D5", "one", (0.05, 1.0), twin=BAD_INTERVAL)
-    assert alone.outcome == "for" and alone.p == pytest.approx(0.0303, abs=1e-3)
+    assert alone.outcome == "for" and alone.p == pytest.approx(0.0303, abs=1e-3)  # normal: one seed
     assert ledgers.answer(CLAIMS[3], read_records(tmp_path)).verdict == "for"
     for k in range(4):
         ledger.observation("D5", f"none {k}", (-1.0, 1.1), twin=BAD_INTERVAL)
     assert ledgers.answer(CLAIMS[3], read_records(tmp_path)).outcomes["undecided"] == 5
+
+
+def test_an_interval_over_seeds_has_student_s_p_value(ledger):
+    """As a t-test of the values themselves; and what is not finite is refused."""
+    values = np.array([0.3, 0.5, 0.4])
+    interval = mean_interval(values)
+    record = ledger.observation("D5", "x", interval, twin=BAD_INTERVAL, seeds=[0, 1, 2])
+    assert record.p == pytest.approx(ttest_1samp(values, 0)[1])
+    with pytest.raises(ValueError, match="finite interval"):
+        ledger.observation("D5", "y", (np.nan, 1.0), twin=BAD_INTERVAL)
 
 
 def test_what_an_observation_could_have_seen(ledger):

@@ -64,6 +64,19 @@ def test_experiments_that_were_run_elsewhere_stay(tmp_path, monkeypatch):
         ]  # fmt: skip
 
 
+def test_a_checkpoint_is_chosen_on_validation_and_judged_on_test():
+    """The best one on test images is not taken; a case without a final teacher is left out."""
+    about = dict(role="student", soft_ratio=1.0, noise=0.0, teacher_network="t", network="n", temperature=4.0, seed=0)
+    row = lambda share, validation, test, **more: {
+        **about, "teacher_share": share, "validation_accuracy": validation, "test_accuracy": test,
+        "method": "offline" if share == 1 else "stopped", **more,
+    }  # fmt: skip
+    rows = [row(0.3, 0.62, 0.60), row(0.5, 0.61, 0.65), row(1.0, 0.60, 0.58), row(0.3, 0.9, 0.9, noise=0.3)]
+    ((case, found),) = results.chosen_on_validation(rows).items()
+    assert case == (0.0, "t", "n", 4.0) and found == [(0.3, pytest.approx(2.0))]
+    assert results.chosen_on_validation([{**rows[0], "role": "teacher"}]) == {}
+
+
 def test_runs_are_paired_by_seed():
     rows = [
         dict(data="d", noise=0.0, teacher_network="t", network=n, method=m, seed=s, accuracy=a)

@@ -6,8 +6,10 @@ design was made for. `evaluate` gives each contrast one of four outcomes (sectio
 *against*, *undecided*, or *vacuous*, where nothing was compared because both kinds were the same training.
 
 Three seeds alone would decide next to nothing: their spread is known to a factor of two. Seeds are therefore blocks and
-all variants of a student treatments; what is left of the rows of `runs` without the means of both is the error of every
-contrast between them. It is assumed to be the same for all variants. X0 counts how often the test is wrong.
+all students of one teacher treatments; what is left of the rows of `runs` without the means of both is the error of
+every contrast between them. It is assumed to be the same for all of them; X0 counts how often that test is wrong.
+Students of the labels, or of another teacher, do not share the teacher's chance: contrasts with them have the spread of
+their own differences, and of few seeds decide little.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ Outcome = Literal["for", "against", "undecided", "vacuous"]
 PLAN = ROOT / "workflow" / "experiments.yaml"
 TABLES = ("runs", "along", "terms")
 CASE = ("data", "noise", "teacher_network", "network")
-TREATMENT = ("noise", "teacher_network", "method", "temperature", "soft_ratio", "teacher_share", "pair", "half")
+TREATMENT = ("method", "temperature", "soft_ratio", "teacher_share", "pair", "half")
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def evaluate(
         for case, by_seed in paired(own, contrast.metric, contrast.first, contrast.second, contrast.by).items():
             if len(by_seed) > 1:
                 values = contrast.times * np.array(list(by_seed.values()))
-                blocks = _blocks(contrast, case, own, list(by_seed)) if contrast.table == "runs" else None
+                blocks = _blocks(contrast, case, own, list(by_seed)) if _of_one_teacher(contrast) else None
                 found.append(_evidence(contrast, case, values, blocks, delta))
     adjusted = holm([evidence.p for evidence in found])
     return [
@@ -248,15 +250,24 @@ def false_alarms(evidence: Sequence[Evidence], *, delta: float = 0.05) -> tuple[
     return alarms, len(nulls), (float(low), float(high))
 
 
+def _of_one_teacher(contrast: Contrast) -> bool:
+    """Whether both kinds are students of the table `runs` that have their teacher in common."""
+    kinds = (contrast.first, contrast.second)
+    alone = any(kind.get("method") == "baseline" for kind in kinds)
+    return contrast.table == "runs" and not alone and {"noise", "teacher_network"} <= set(contrast.by)
+
+
 def _blocks(contrast: Contrast, case: tuple, rows: Rows, seeds: Sequence[float]) -> np.ndarray:
-    """`(variants, seeds)` of the metric, in the contrast's unit: the two that are compared, and all others of the same
-    student that these seeds have. A training that has two names (a checkpoint of least loss that is the end) is there
-    once.
+    """`(variants, seeds)` of the metric, in the contrast's unit: the two that are compared, and all other students of
+    the same teacher that these seeds have. A training that has two names (a checkpoint of least loss that is the end) is
+    there once.
     """
     about = dict(zip(contrast.by, case, strict=True))
     found: dict[tuple, dict[float, Mapping[str, Any]]] = {}
     for row in rows:
-        if row.get(contrast.metric) is not None and all(row[name] == about[name] for name in CASE if name in about):
+        if row["method"] == "baseline" or row.get(contrast.metric) is None:
+            continue
+        if all(row[name] == about[name] for name in CASE):
             found.setdefault(tuple(row.get(name) for name in TREATMENT), {})[row["seed"]] = row
     kinds = contrast.first.items(), contrast.second.items()
     compared = lambda by_seed: any(kind <= next(iter(by_seed.values())).items() for kind in kinds)

@@ -108,6 +108,30 @@ def at_the_end(tables: Mapping[str, Rows]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def chosen_on_validation(rows: Rows) -> dict[tuple, list[tuple[float, float]]]:
+    """What it brings to try every checkpoint of a teacher on a student, and to keep the best on validation images.
+
+    Returns
+    -------
+    `{(noise, teacher, student, temperature): [(share of the teacher's training, gain) of each seed]}`: the share whose
+    student had the highest validation accuracy, and that student's test accuracy less that of the final teacher's
+    student, in points. Students of soft ratio one, of the methods "stopped" and "offline".
+    """
+    found: dict[tuple, dict[float, dict[float, Mapping[str, Any]]]] = {}
+    for row in rows:
+        if row["role"] == "student" and row["method"] in ("stopped", "offline") and row["soft_ratio"] == 1:
+            case = tuple(row[name] for name in ("noise", "teacher_network", "network", "temperature"))
+            found.setdefault(case, {}).setdefault(row["seed"], {})[row["teacher_share"]] = row
+    chosen = {}
+    for case, by_seed in sorted(found.items()):
+        for _, by_share in sorted(by_seed.items()):
+            if len(by_share) > 1 and 1.0 in by_share:
+                share = max(by_share, key=lambda share: by_share[share]["validation_accuracy"])
+                gain = by_share[share]["test_accuracy"] - by_share[1.0]["test_accuracy"]
+                chosen.setdefault(case, []).append((share, 100 * gain))
+    return chosen
+
+
 def published_scales(name: str) -> list[str]:
     """The scales of which a table has been committed."""
     return sorted(path.parent.name for path in (ROOT / "results").glob(f"*/{name}.csv"))

@@ -26,6 +26,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from kdlib.ledger.cards import card
 from kdlib.ledger.chapters import chapter, chapters
@@ -151,7 +152,8 @@ class Ledger:
         """A claim about data: an effect, with its `interval = (low, high)`, exceeds `threshold`.
 
         It is "for" the claim where the whole interval lies above, "against" where it lies below, else "undecided": each
-        is a finding, none an error. Its p-value and power are those of a normal law with this interval of 95 %. Its
+        is a finding, none an error. Its p-value and power are those of Student's law with this interval of 95 % and one
+        degree of freedom less than there are seeds; with a single seed (an interval over cases), of a normal law. Its
         twin is a case in which there is nothing to observe.
         """
         return self._check("observation", statement, title, interval, threshold, tolerance=0.0, strict=True, **about)
@@ -216,7 +218,10 @@ class Ledger:
         enough = np.greater if strict else np.greater_equal
         passed, twin_failed = bool(enough(slack, 0).all()), not bool(enough(twin_slack, 0).all())
         vacuous = float(np.mean(reference >= 1)) if probability else None
-        outcome, power, p = _observed(measured, reference) if kind == "observation" else ("", None, None)
+        runs = self.seeds if seeds is None else seeds
+        outcome, power, p = "", None, None
+        if kind == "observation":
+            outcome, power, p = _observed(measured, reference, len(runs) - 1)
         verdict = outcome or _verdict(kind, measured, reference, tolerance, vacuous)
         acceptable = passed or kind == "observation"  # an observation may come out against its claim
         sound = acceptable and all(hypotheses.values()) and twin_failed
@@ -240,7 +245,7 @@ class Ledger:
             twin={"broken": twin.broken, "failed": twin_failed, "slack": _summary(twin_slack)},
             dtype=dtype or self.dtype,
             n=str(self.n if n is None else n),
-            seeds=[int(seed) for seed in (self.seeds if seeds is None else seeds)],
+            seeds=[int(seed) for seed in runs],
             device=device_name(),
             note=note,
             claims=[claim.number for claim in CLAIMS if statement in claim.statements]
@@ -299,14 +304,17 @@ def _compare(kind: Kind, measured, reference, tolerance: float) -> tuple[np.ndar
     return measured, np.atleast_1d(reference), slack if finite else np.full_like(slack, -np.inf)
 
 
-def _observed(measured: np.ndarray, reference: np.ndarray) -> tuple[Outcome, float, float]:
-    """`(outcome, power, p)` of an interval and a threshold."""
+def _observed(measured: np.ndarray, reference: np.ndarray, freedom: int) -> tuple[Outcome, float, float]:
+    """`(outcome, power, p)` of an interval and a threshold; without degrees of freedom by a normal law."""
+    if not np.isfinite(measured).all():
+        raise ValueError(f"an observation needs a finite interval, not {measured.tolist()}")
     low, high = measured - reference
-    error = (high - low) / 2 / norm.ppf(0.975)
+    law = student_t(freedom) if freedom > 0 else norm
+    error = (high - low) / 2 / law.ppf(0.975)
     effect = abs(low + high) / 2
-    p = float(2 * norm.sf(effect / error)) if error else float(effect == 0)
+    p = float(2 * law.sf(effect / error)) if error else float(effect == 0)
     outcome = "for" if low > 0 else "against" if high < 0 else "undecided"
-    return outcome, float(error * (norm.ppf(0.975) + norm.ppf(0.8))), p
+    return outcome, float(error * (law.ppf(0.975) + law.ppf(0.8))), p
 
 
 def _verdict(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance: float, vacuous: float | None) -> str:

@@ -60,7 +60,9 @@ def _verdict(claim: Claim, outcomes: dict[str, int], checks: int) -> str:
     if claim.doubt:
         if pro:
             return "partly answered" if checks or contra else "stands"
-        return "answered" if checks or contra else "undecided"
+        if contra or (checks and not outcomes["undecided"]):
+            return "answered"
+        return "partly answered" if checks else "undecided"
     if pro or contra:
         return "both ways" if pro and contra else "for" if pro else "against"
     return "undecided" if any(outcomes.values()) else "a theorem"
