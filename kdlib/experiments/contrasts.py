@@ -259,8 +259,8 @@ def _of_one_teacher(contrast: Contrast) -> bool:
 
 def _blocks(contrast: Contrast, case: tuple, rows: Rows, seeds: Sequence[float]) -> np.ndarray:
     """`(variants, seeds)` of the metric, in the contrast's unit: the two that are compared, and all other students of
-    the same teacher that these seeds have. A training that has two names (a checkpoint of least loss that is the end) is
-    there once.
+    the same teacher that these seeds have. A training that has two names (a checkpoint of least loss that is the end)
+    is there once.
     """
     about = dict(zip(contrast.by, case, strict=True))
     found: dict[tuple, dict[float, Mapping[str, Any]]] = {}
