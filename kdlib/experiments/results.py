@@ -115,11 +115,12 @@ def chosen_on_validation(rows: Rows) -> dict[tuple, list[tuple[float, float]]]:
     -------
     `{(noise, teacher, student, temperature): [(share of the teacher's training, gain) of each seed]}`: the share whose
     student had the highest validation accuracy, and that student's test accuracy less that of the final teacher's
-    student, in points. Students of soft ratio one, of the methods "stopped" and "offline".
+    student, in points. Students of soft ratio one, of the methods "stopped" and "offline", in experiments (X2, ...).
     """
     found: dict[tuple, dict[float, dict[float, Mapping[str, Any]]]] = {}
     for row in rows:
-        if row["role"] == "student" and row["method"] in ("stopped", "offline") and row["soft_ratio"] == 1:
+        asked = row["role"] == "student" and row["method"] in ("stopped", "offline") and row["soft_ratio"] == 1
+        if asked and row.get("experiment", "X").startswith("X"):  # not those that chose a learning rate
             case = tuple(row[name] for name in ("noise", "teacher_network", "network", "temperature"))
             found.setdefault(case, {}).setdefault(row["seed"], {})[row["teacher_share"]] = row
     chosen = {}
