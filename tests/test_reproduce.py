@@ -29,7 +29,7 @@ def test_plan_of_every_scale():
     assert all(len(node.trainings) == 9 for node in quick if node.kind == "student")
     core = {node.key: node for node in plan.nodes("core")}
     stopped = core["X2.cifar10-jpeg.resnet-20.lenet-5.1"]
-    assert len(stopped.trainings) == 1 + 2 * (2 + len(stopped.parameters["stops"])) and stopped.experiment == "X2"
+    assert len(stopped.trainings) == 1 + 2 + len(stopped.parameters["stops"]) and stopped.experiment == "X2"
     assert core["rates.cifar10-jpeg.resnet-8.lenet-5-0.05.1000"].parameters["recipe"]["learning_rate"] == 0.05
     teachers = [json.dumps(node.parameters, sort_keys=True) for node in plan.nodes("core") if node.kind == "teacher"]
     assert len(set(teachers)) == len(teachers)  # of several experiments: one job
@@ -90,7 +90,7 @@ def test_one_experiment_of_several():
     options = Namespace(scale="core", only=["X2"], tables_only=False)
     asked = reproduce.targets(options)
     assert all(path.startswith("_build/core/campaign/") and path.endswith(".csv") for path in asked)
-    assert {path.split("/")[-1].split(".")[0] for path in asked} == {"X2", "X2-noisy"}  # with its parts
+    assert {path.split("/")[-1].split(".")[0] for path in asked} == {"X2", "X2-hot", "X2-noisy", "X2-noisy-hot"}
     options.only = ["X2-noisy"]
     assert {path.split("/")[-1].split(".")[0] for path in reproduce.targets(options)} == {"X2-noisy"}
     options.only = ["X99"]

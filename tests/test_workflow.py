@@ -96,6 +96,7 @@ def test_every_page_has_a_place_and_shows_tables():
     assert {page for page in pages if keys.tables(page) & set(keys.CAMPAIGN_TABLES)} == {
         "online_distillation",
         "experiments",
+        "your_own",
     }
     assert keys.tables("supervision_complexity") == {"certificates"} and keys.tables("engine") == {"certified"}
     assert not keys.writes_records("ledger") and keys.reads_records("ledger")
