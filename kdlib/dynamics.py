@@ -198,8 +198,8 @@ def best_mixture(gram, targets, *, ridge: float, cross, truth) -> BestMixture:
     """The mixture of labels and teacher that teaches best, in closed form (H4).
 
     Teacher and student are ridge regressions with the same kernel, ridge and inputs. The student of a share `xi` is
-    `f + xi ridge df/dridge`, with `f` the teacher, so its risk is a parabola in `xi`: mixing helps where another ridge
-    would.
+    `f + xi ridge df/dridge`, with `f` the teacher, so its risk is a parabola in `xi`: mixing helps unless the
+    risk is stationary in the ridge.
 
     Parameters
     ----------

@@ -173,6 +173,8 @@ def test_the_sobolev_circle_s_norm_is_a_sum_over_gaps():
         np.testing.assert_allclose(np.diagonal(gram), circle.DIAGONAL)
         expected = interpolation_path(gram, targets).squared_norm[-1]
         np.testing.assert_allclose(circle.squared_norm(theta, targets), expected, rtol=1e-9)
+    with pytest.raises(ValueError, match="the same"):
+        circle.squared_norm([1.0, 2.0, 1.0], [1.0, 0.0, 1.0])
     covering = [circle.gaps_covering(circle.sample(200, seed), [0.0, 1.0, 6.28]) for seed in range(500)]
     assert abs(np.mean(covering) / (2 * 2 * np.pi / 200) - 1) < 0.06  # 4 standard errors
 

@@ -22,6 +22,9 @@ def test_against_leaving_each_out(outputs):
         targets = np.stack([targets, targets**2, np.ones(12)], axis=1)
     found = leave_one_out(gram, targets)
     whole = interpolation_path(gram, targets).squared_norm[-1]
+    assert np.sum(whole) == pytest.approx(found.squared_norm)
+    grown = found.norm_increments.sum() / 12
+    assert found.inefficiency == pytest.approx(11 * grown / (found.squared_norm - grown))
     for i in range(12):
         rest = np.delete(np.arange(12), i)
         dual = np.linalg.solve(gram[np.ix_(rest, rest)], targets[rest])

@@ -23,10 +23,19 @@ class LeaveOneOut:
     predictions
         `v_i - a_i / (K^{-1})_{ii}`: what the interpolant of all others says at example `i`. Of the targets' shape.
         The share of wrong signs estimates the risk of `n - 1` examples.
+    squared_norm
+        of the interpolant of all examples, summed over outputs.
     """
 
     norm_increments: np.ndarray
     predictions: np.ndarray
+    squared_norm: float
+
+    @property
+    def inefficiency(self) -> float:
+        """`I(n - 1)` of this sample, averaged over which example comes last: a ratio, and so not without bias."""
+        grown = self.norm_increments.sum() / len(self.norm_increments)
+        return float((len(self.norm_increments) - 1) * grown / (self.squared_norm - grown))
 
 
 def leave_one_out(gram, targets) -> LeaveOneOut:
@@ -55,4 +64,4 @@ def leave_one_out(gram, targets) -> LeaveOneOut:
     left = np.einsum("ij,ij->j", inverse_factor, inverse_factor)  # the diagonal of the inverse
     left = left if targets.ndim == 1 else left[:, None]
     dual = inverse_factor.T @ path.coefficients
-    return LeaveOneOut(dual**2 / left, targets - dual / left)
+    return LeaveOneOut(dual**2 / left, targets - dual / left, float(np.sum(path.coefficients**2)))

@@ -136,6 +136,8 @@ class SobolevCircle:
         order = np.argsort(theta)
         theta, left = np.asarray(theta, float)[order], np.asarray(targets, float)[order]
         gap, right = np.diff(np.append(theta, theta[0] + 2 * np.pi)), np.roll(left, -1)
+        if not gap.min() > 0:
+            raise ValueError("two angles are the same, or lie outside [0, 2 pi): they have no interpolant")
         # ((a^2 + b^2) cosh g - 2 a b) / (2 sinh g), without cancellation
         return float(np.sum((left - right) ** 2 / np.sinh(gap) + (left**2 + right**2) * np.tanh(gap / 2)) / 2)
 
