@@ -169,6 +169,8 @@ def test_the_factor_that_a_check_notices(tmp_path, check, factor):
 
 def test_a_check_says_that_it_notices_little(ledger):
     assert "only a right side" in ledger.bound("R1", "x", 0.1, 0.5, twin=BAD)._repr_html_()
+    exact = ledger.identity("R1", "z", 2.0, 2.0, tolerance=0.0, twin=BAD)._repr_html_()
+    assert "any change" in exact and "<code></code>" not in exact
     assert "No factor" in ledger.bound("R1", "y", 0.0, 0.0, twin=BAD)._repr_html_()
 
 

@@ -38,8 +38,13 @@ def card(record: Record) -> str:
         f"{noticed(record)}Hypotheses checked: {text(hypotheses)}. Broken twin — "
         f"{marked(record.twin['broken'])} — <em>{twin}</em> "
         f"(worst slack {number(record.twin['slack']['min'])}).<br><small>{text(record.dtype)}, n = {text(record.n)}, "
-        f"seeds {text(seeds_in_words(record.seeds))}, <code>{text(record.code)}</code></small></div>"
+        f"seeds {text(seeds_in_words(record.seeds))}{_by(record)}</small></div>"
     )
+
+
+def _by(record: Record) -> str:
+    """The function that did the work, where one is named."""
+    return f", <code>{html.escape(record.code)}</code>" if record.code else ""
 
 
 def noticed(record: Record) -> str:
@@ -48,6 +53,8 @@ def noticed(record: Record) -> str:
         return ""
     if record.notices is None:
         return "No factor on the right side would be noticed: it is zero. "
+    if record.notices == 1:
+        return "Notices any change of its right side. "
     if record.notices >= 2:
         return f"Notices only a right side that is wrong by a factor of {number(record.notices)} or more. "
     return f"Notices a right side that is wrong by {number(100 * (record.notices - 1))} % or more. "
@@ -60,7 +67,7 @@ def _evidence_card(record: Record) -> str:
         f'<div class="check evidence-{record.outcome}"><strong>{html.escape(record.id)}</strong> '
         f"{html.escape(record.title)}: <strong>{record.outcome}</strong>{claims} ({effect(record)}).{note}<br>"
         f"<small>{html.escape(record.dtype)}, n = {html.escape(record.n)}, seeds "
-        f"{html.escape(seeds_in_words(record.seeds))}, <code>{html.escape(record.code)}</code></small></div>"
+        f"{html.escape(seeds_in_words(record.seeds))}{_by(record)}</small></div>"
     )
 
 

@@ -130,4 +130,6 @@ def _row(record: Record) -> str:
 def _noticed(factor: float | None) -> str:
     if factor is None:
         return "nothing"
+    if factor == 1:
+        return "any change"
     return f"a factor of {number(factor)}" if factor >= 2 else f"{number(100 * (factor - 1))} %"
