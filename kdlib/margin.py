@@ -1,4 +1,4 @@
-"""Margin bounds through supervision complexity: S3, S4 and S5; S8 and S9 (`pac_bayes_bound`) are in `kdlib.pac_bayes`.
+"""Margin bounds through supervision complexity: S3, S4 and S5; S8 and S9 (`pac_bayes_bound`, `least_certificate`) are in `kdlib.pac_bayes`.
 
 With probability at least `1 - delta` over the sample, for *every* student `f = f_0 + h`, `h` in the kernel's space::
 
@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdlib.complexity.supervision import supervision_complexity
-from kdlib.pac_bayes import PacBayesBound, pac_bayes_bound
+from kdlib.pac_bayes import CertifiedStudent, PacBayesBound, least_certificate, pac_bayes_bound
 from kdlib.tools.arrays import integer, kernel_diagonal, logits_and_labels, number, real_array
 from kdlib.tools.intervals import clopper_pearson
 
 __all__ = [
-    "DistillationBound", "MarginBound", "PacBayesBound", "distillation_bound", "margin_bound", "pac_bayes_bound",
+    "CertifiedStudent", "DistillationBound", "MarginBound", "PacBayesBound", "distillation_bound", "least_certificate",
+    "margin_bound", "pac_bayes_bound",
 ]  # fmt: skip
 
 
