@@ -16,7 +16,7 @@ with the `q` of that margin. Each `theta` is fixed before the sample, and a grid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,7 +130,7 @@ def pac_bayes_bound(
 
         def at(scale: float, margin: float = margin) -> tuple[float, float]:
             """`(gibbs, empirical)`."""
-            empirical = float(_draw_errors(scale * means, labels, diagonal, margin)[0].mean())
+            empirical = float(_draw_errors(scale * means, labels, diagonal, margin).mean())
             return _largest(empirical, (scale**2 / 2 + entropy) / n), empirical
 
         scale = _best_scale(lambda scale: at(scale)[0]) if prior is None else norm / prior_scale
@@ -196,8 +196,9 @@ def least_certificate(
     def objective(flat: np.ndarray, margin: float, scale: float) -> tuple[float, np.ndarray]:
         """The bound of `f_0 + scale * root @ u`, over `Phi(margin)`, and its gradient in `u`."""
         u = flat.reshape(start.shape)
-        errors, slopes = _draw_errors(_in_deviations(start / scale + root @ u, diagonal), labels, diagonal, margin)
-        empirical, budget = float(errors.mean()), (flat @ flat / 2 + entropy) / n
+        problem = _in_deviations(start / scale + root @ u, diagonal), labels, diagonal, margin
+        empirical, budget = float(_draw_errors(*problem).mean()), (flat @ flat / 2 + entropy) / n
+        slopes = _error_slopes(*problem)
         q = min(_largest(empirical, budget), 1 - 1e-12)
         per_budget = q * (1 - q) / max(q - empirical, 1e-12)
         per_empirical = per_budget * (np.log((1 - empirical) / (1 - q)) - np.log(max(empirical, 1e-300) / q))
@@ -257,34 +258,39 @@ def _best_scale(gibbs: Callable[[float], float]) -> float:
     return min(fine, coarse, key=gibbs)
 
 
-def _draw_errors(
-    means: np.ndarray, labels: np.ndarray, diagonal: np.ndarray, margin: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """`(n,)` probabilities that a draw is not right by `margin`, and their slopes in the means (of the means' shape).
+def _draw_errors(means: np.ndarray, labels: np.ndarray, diagonal: np.ndarray, margin: float) -> np.ndarray:
+    """`(n,)` probabilities that a draw is not right by `margin`.
 
     Means are in units of the standard deviation, as the margin is (for several classes that of the difference of two
     outputs). Where `k(x, x) = 0` no draw varies: the probability is one, or one half for two classes and no margin.
     """
-    varies = diagonal > 0
     if means.ndim == 1:
-        ahead = labels * means - margin
-        slopes = -labels * np.exp(-(ahead**2) / 2) / np.sqrt(2 * np.pi)
-        return np.where(varies, ndtr(-ahead), 0.5 if margin == 0 else 1.0), np.where(varies, slopes, 0.0)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    true = np.take_along_axis(means, labels[:, None], axis=1)
-    ahead = true - means - np.sqrt(2) * margin  # (n, C)
-    np.put_along_axis(ahead, labels[:, None], np.inf, axis=1)
-    right, rising = np.zeros(len(means)), np.zeros_like(means)
-    for node, weight in zip(nodes, weights / weights.sum(), strict=True):
-        below = node + ahead
+        return np.where(diagonal > 0, ndtr(margin - labels * means), 0.5 if margin == 0 else 1.0)
+    right = sum(weight * ndtr(below).prod(axis=1) for weight, below in _below(means, labels, margin))
+    return np.where(diagonal > 0, 1 - right, 1.0)
+
+
+def _error_slopes(means: np.ndarray, labels: np.ndarray, diagonal: np.ndarray, margin: float) -> np.ndarray:
+    """Of `_draw_errors` in the means, of the means' shape."""
+    if means.ndim == 1:
+        slopes = -labels * np.exp(-((labels * means - margin) ** 2) / 2) / np.sqrt(2 * np.pi)
+        return np.where(diagonal > 0, slopes, 0.0)
+    slopes = np.zeros_like(means)
+    for weight, below in _below(means, labels, margin):
         logs = log_ndtr(below)
-        chance = weight * np.exp(logs.sum(axis=1))
-        right += chance
-        rising += chance[:, None] * np.exp(-(below**2) / 2 - logs) / np.sqrt(2 * np.pi)
-    np.put_along_axis(rising, labels[:, None], 0.0, axis=1)
-    slopes = rising.copy()
-    np.put_along_axis(slopes, labels[:, None], -rising.sum(axis=1, keepdims=True), axis=1)
-    return np.where(varies, 1 - right, 1.0), np.where(varies[:, None], slopes, 0.0)
+        chance = weight * np.exp(logs.sum(axis=1, keepdims=True))
+        slopes += chance * np.exp(-(below**2) / 2 - logs) / np.sqrt(2 * np.pi)
+    np.put_along_axis(slopes, labels[:, None], -slopes.sum(axis=1, keepdims=True), axis=1)
+    return np.where(diagonal[:, None] > 0, slopes, 0.0)
+
+
+def _below(means: np.ndarray, labels: np.ndarray, margin: float) -> Iterator[tuple[float, np.ndarray]]:
+    """For each node of the Gauss-Hermite sum over the true class's draw: its weight, and `(n, C)` how far above each
+    other class's mean it is, less the margin (infinite for the true class)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    ahead = np.take_along_axis(means, labels[:, None], axis=1) - means - np.sqrt(2) * margin
+    np.put_along_axis(ahead, labels[:, None], np.inf, axis=1)
+    return ((weight, node + ahead) for node, weight in zip(nodes, weights / weights.sum(), strict=True))
 
 
 def _largest(empirical: float, budget: float) -> float:

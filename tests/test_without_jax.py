@@ -17,7 +17,7 @@ class NotInstalled:
 
 sys.meta_path.insert(0, NotInstalled())
 import numpy as np
-from kdlib import bounds, difficulty, labels, margin, path
+from kdlib import bounds, choose, difficulty, labels, margin, path
 from kdlib.complexity import adjusted_supervision_complexity, certified_supervision_complexity, data_inefficiency
 from kdlib.complexity import supervision_complexity
 
@@ -38,6 +38,7 @@ assert margin.margin_bound(gram, phi @ weights, y, margins=[1.0], delta=0.05).va
 classes = (y > 0).astype(int)
 two = np.stack([-phi @ weights, phi @ weights], axis=1)
 assert difficulty.difficulty(gram, two, classes).relative < 1
+assert choose(gram, {"two": two}, classes).best.error < 0.5
 assert not {"jax", "flax", "yaml"} & set(sys.modules)
 print("done")
 """
