@@ -52,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     choosing.add_argument("gram", help="(n, n), (n, C, n, C) or (nC, nC), .npy")
     choosing.add_argument("labels", help="(n,): integers, or -1 and 1, .npy")
-    choosing.add_argument("teachers", nargs="+", metavar="teacher", help="logits (n, C) or (n,), .npy; named by its file")
+    choosing.add_argument(
+        "teachers", nargs="+", metavar="teacher", help="logits (n, C) or (n,), .npy; named by its file"
+    )
     choosing.add_argument("--temperatures", nargs="+", type=float, default=[1.0], metavar="T")
     choosing.add_argument("--soft-ratios", nargs="+", type=float, default=[1.0], metavar="RATIO", help="in (0, 1]")
     choosing.add_argument("--temperature-scaling", choices=("none", "squared"), default="squared", help="of the loss")

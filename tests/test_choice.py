@@ -57,7 +57,9 @@ def test_a_kernel_of_all_outputs_is_the_same_where_it_is_shared():
     gram, teachers, labels = problem()
     shared = choose(gram, teachers, labels, soft_ratios=(0.7,))
     for full in (np.kron(gram, np.eye(3)), np.kron(gram, np.eye(3)).reshape(60, 3, 60, 3)):
-        for one, other in zip(shared.candidates, choose(full, teachers, labels, soft_ratios=(0.7,)).candidates, strict=True):
+        for one, other in zip(
+            shared.candidates, choose(full, teachers, labels, soft_ratios=(0.7,)).candidates, strict=True
+        ):
             assert (one.teacher, one.error, one.ridge) == (other.teacher, other.error, other.ridge)
             assert one.complexity == pytest.approx(other.complexity) and one.growth == pytest.approx(other.growth)
 

@@ -160,7 +160,9 @@ def test_the_student_of_the_least_certificate():
     ridge = []
     for strength in np.geomspace(0.01, 100, 20):
         coefficients = np.linalg.solve(gram + strength * np.eye(200), labels)
-        ridge.append(pac_bayes_bound(gram @ coefficients, labels, norm=np.sqrt(coefficients @ gram @ coefficients)).value)
+        ridge.append(
+            pac_bayes_bound(gram @ coefficients, labels, norm=np.sqrt(coefficients @ gram @ coefficients)).value
+        )
     found = least_certificate(gram, labels)
     assert found.bound.value < min(ridge)
     again = pac_bayes_bound(gram @ found.coefficients, labels, norm=found.norm)
