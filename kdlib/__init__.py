@@ -12,8 +12,8 @@
     tools        what every room uses, and what only notebooks use
 
 A module imports what stands above it, and `tools`. Where JAX is installed, importing kdlib switches it to 64-bit
-arrays, because theorems are checked to rounding; labels, path, complexity, bounds, margin, difficulty and choice work without
-JAX. `kdlib.choose` is `kdlib.choice.choose`.
+arrays, because theorems are checked to rounding; labels, path, complexity, bounds, margin, difficulty and choice work
+without JAX. `kdlib.choose` is `kdlib.choice.choose`.
 """
 
 try:

@@ -12,8 +12,8 @@ import numpy as np
 from kdlib.choice import choose
 
 EXAMPLE = """\
-Three files say everything: the student's kernel on n examples that it has not been trained on, their labels, and for each
-teacher its logits there, row by row. In Python they are made by
+Three kinds of files say everything: the student's kernel on n examples that it has not been trained on, their labels,
+and for each teacher its logits there, row by row. In Python they are made by
 
   gram   = kdlib.kernels.analytic_ntk(kdlib.kernels.FullyConnected(3), images)     # an infinitely wide student, or
   gram   = kdlib.kernels.empirical_ntk(apply, parameters, images)                  # your own network in JAX
@@ -24,8 +24,8 @@ and then
   python -m kdlib choose gram.npy labels.npy early.npy late.npy --temperatures 1 4 --soft-ratios 0.5 1
 
 ranks early and late at both temperatures and soft ratios by how often the student errs at an example that it was not
-shown, and says which of them cannot be told from the best. The lines end with what the theory knows of each: errors of the
-teacher that the labels correct, supervision complexity (one is as hard as noise), its growth with n.
+shown, and says which of them cannot be told from the best. The lines end with what the theory knows of each: errors
+of the teacher that the labels correct, supervision complexity (one is as hard as noise), its growth with n.
 """
 
 

@@ -1,4 +1,5 @@
-"""Margin bounds through supervision complexity: S3, S4 and S5; S8 and S9 (`pac_bayes_bound`, `least_certificate`) are in `kdlib.pac_bayes`.
+"""Margin bounds through supervision complexity: S3, S4 and S5. S8 and S9 (`pac_bayes_bound`, `least_certificate`) are
+in `kdlib.pac_bayes`.
 
 With probability at least `1 - delta` over the sample, for *every* student `f = f_0 + h`, `h` in the kernel's space::
 

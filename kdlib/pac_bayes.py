@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
@@ -70,7 +71,7 @@ class PacBayesBound:
 
 
 def pac_bayes_bound(
-    values, labels, *, norm: float, diagonal=1.0, delta: float = 0.05, prior=None, prior_scale: float = 1.0,
+    values, labels, *, norm: float, diagonal: Any = 1.0, delta: float = 0.05, prior=None, prior_scale: float = 1.0,
     choices: int = 1, margins: Sequence[float] = MARGINS,
 ) -> PacBayesBound:  # fmt: skip
     """S8 (two classes) or S9 (several): a bound on a student's error by its norm and its margins.
@@ -197,7 +198,7 @@ def least_certificate(
         """The bound of `f_0 + scale * root @ u`, over `Phi(margin)`, and its gradient in `u`."""
         u = flat.reshape(start.shape)
         problem = _in_deviations(start / scale + root @ u, diagonal), labels, diagonal, margin
-        empirical, budget = float(_draw_errors(*problem).mean()), (flat @ flat / 2 + entropy) / n
+        empirical, budget = float(_draw_errors(*problem).mean()), float(flat @ flat / 2 + entropy) / n
         slopes = _error_slopes(*problem)
         q = min(_largest(empirical, budget), 1 - 1e-12)
         per_budget = q * (1 - q) / max(q - empirical, 1e-12)
@@ -219,7 +220,7 @@ def least_certificate(
             result = minimize(objective, begin, (margin, scale), "L-BFGS-B", jac=True, options=options)
             found.append((float(result.fun), scale, result.x.reshape(start.shape)))
     _, scale, u = min(found, key=lambda row: row[0])
-    coefficients = scale * solve_triangular(root, u, trans="T", lower=True)
+    coefficients = scale * solve_triangular(root, u, trans=1, lower=True)
     moved = gram @ coefficients  # of the kernel itself, without what made the root possible
     norm = float(np.sqrt(max(np.sum(coefficients * moved), np.finfo(float).tiny)))
     bound = pac_bayes_bound(

@@ -44,8 +44,8 @@ def gram(
     Raises
     ------
     ValueError, TypeError
-        inputs that are none, a model without parameters to differentiate, outputs of another shape, a kernel that is not
-        finite; memory that does not suffice for one example.
+        inputs that are none, a model without parameters to differentiate, outputs of another shape, a kernel that is
+        not finite; memory that does not suffice for one example.
     """
     import torch
     from torch.func import functional_call, jacrev, vmap

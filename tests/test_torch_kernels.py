@@ -1,4 +1,4 @@
-"""Kernels of PyTorch models against the JAX engine, on converted weights; the last layer's; a model of Hugging Face's kind."""
+"""Kernels of PyTorch models against the JAX engine, on converted weights; of a last layer; of a Hugging Face answer."""
 
 import importlib
 import os
@@ -95,7 +95,7 @@ def test_three_lines_for_a_model_of_hugging_faces_kind():
         (dict(memory=0.0), "memory"),
         (dict(memory=1e-9), "gram_from_features"),
         (dict(outputs=lambda answer: answer[None]), "outputs must be"),
-        (dict(outputs=lambda answer: None), "outputs must be"),
+        (dict(outputs=lambda _: None), "outputs must be"),
         (dict(model=torch.nn.Flatten()), "requires_grad"),
         (dict(inputs=torch.full((3, 4), float("nan"))), "not finite"),
     ],

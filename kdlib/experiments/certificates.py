@@ -1,7 +1,8 @@
 """Certificates of students by the size of the sample: S3 and S8 on a pair of classes, S5 and S9 on several.
 
-One kernel and one sample; smaller sizes are its first examples. Every row is the best of what its theorem lets one choose
-for nothing (the student), and pays for the rest (margins, scales). For more examples than a notebook should wait for::
+One kernel and one sample; smaller sizes are its first examples. Every row is the best of what its theorem lets one
+choose for nothing (the student), and pays for the rest (margins, scales). For more examples than a notebook should
+wait for::
 
     python -m kdlib.experiments.certificates --examples 10000
 """
@@ -53,8 +54,8 @@ class Sample:
 
 
 def fashion_sample(classes: tuple[str, str] | None, examples: int, *, seed: int) -> Sample:
-    """Fashion-MNIST, a pair of classes or all ten; the kernel is centred on, and `f_0` fitted to, other images: 1,900 of
-    a pair, 3,000 of ten classes."""
+    """Fashion-MNIST, a pair of classes or all ten; the kernel is centred on, and `f_0` fitted to, other images: 1,900
+    of a pair, 3,000 of ten classes."""
     sizes = {"train": examples, "transfer": 1900 if classes else 3000, "test": None if classes else 3000}
     split = data.load("fashion-mnist", classes=classes, sizes=sizes, normalisation="unit", distinct=True, seed=seed)
     train, others, test = split.train, split.transfer, split.test
@@ -104,7 +105,7 @@ def _certificates(sample: Sample, with_prior: bool, delta: float) -> Iterator[tu
     classes = sample.prior.shape[1] if sample.prior.ndim == 2 else 1
     share = float(with_prior)
     prior, prior_test = share * sample.prior, share * sample.prior_test
-    given = dict(prior=prior, choices=len(SCALES)) if with_prior else {}
+    given: dict[str, Any] = dict(prior=prior, choices=len(SCALES)) if with_prior else {}
     targets = sample.labels if classes == 1 else np.eye(classes)[sample.labels] - 1 / classes
     slow, fast = [], []
     for ridge in RIDGES:
@@ -128,7 +129,7 @@ def _certificates(sample: Sample, with_prior: bool, delta: float) -> Iterator[tu
     certificate, gibbs, outputs = min(fast, key=lambda row: row[0])
     name = "S8" if classes == 1 else "S9"
     yield f"{name}, no margin", certificate, gibbs, 0.0, outputs
-    options = dict(prior=prior, prior_scales=SCALES) if with_prior else {}
+    options: dict[str, Any] = dict(prior=prior, prior_scales=SCALES) if with_prior else {}
     student = least_certificate(sample.gram, sample.labels, delta=delta, **options)
     outputs = sample.cross @ student.coefficients + prior_test
     yield f"{name}, best student", student.bound.value, student.bound.gibbs, student.bound.margin, outputs
