@@ -18,10 +18,11 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from kdlib import data
-from kdlib.experiments import results
 from kdlib.kernels import FullyConnected, analytic_ntk, centred_ntk
 from kdlib.margin import least_certificate, margin_bound, pac_bayes_bound
+from kdlib.tools.files import read_rows, records_folder, write_rows
 from kdlib.tools.intervals import clopper_pearson
+from kdlib.tools.provenance import device_name, provenance
 
 RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 MARGINS = tuple(np.geomspace(0.05, 2.0, 20))  # of S3 and S5
@@ -136,17 +137,25 @@ def _certificates(sample: Sample, with_prior: bool, delta: float) -> Iterator[tu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Certificates by the size of the sample, as a table of results.")
+    parser = argparse.ArgumentParser(
+        description="Certificates by the size of the sample, as a table; goes on where it was."
+    )
     parser.add_argument("--examples", type=int, default=max(SIZES), help="the largest size")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rows = []
+    path = records_folder() / "certificates_by_size.csv"
+    rows: list[dict[str, Any]] = [*read_rows(path)] if path.exists() else []
     for classes in TASKS:
-        sample = fashion_sample(classes, options.examples, seed=options.seed)
-        for row in by_size(sample, [n for n in SIZES if n <= options.examples], delta=0.05):
-            rows.append({"task": task_name(classes), **row, "delta": 0.05, "seed": options.seed})
-            print(*rows[-1].values(), sep="  ", flush=True)
-        results.save("certificates_by_size", rows)
+        name, sample = task_name(classes), None
+        for n in (size for size in SIZES if size <= options.examples):
+            if any((row["task"], int(row["examples"]), int(row["seed"])) == (name, n, options.seed) for row in rows):
+                continue
+            sample = sample or fashion_sample(classes, options.examples, seed=options.seed)
+            for row in by_size(sample, [n], delta=0.05):
+                about = {"delta": 0.05, "seed": options.seed, "device": device_name(), **provenance()}
+                rows.append({"task": name, **row, **about})
+                print(name, *row.values(), sep="  ", flush=True)
+            write_rows(path, rows)
 
 
 if __name__ == "__main__":
