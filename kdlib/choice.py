@@ -73,7 +73,7 @@ class Choice:
     Attributes
     ----------
     candidates
-        ranked; among equals the one whose complexity is smaller comes first. The labels alone are one of them.
+        ranked; among equals the one whose teacher errs less comes first. The labels alone are one of them.
     examples
         of the sample.
     level
@@ -190,7 +190,10 @@ def choose(
     wrong = _wrong(said, labels)
     complexity, growth = _complexities(gram, spectrum, targets)
     errors = wrong.sum(axis=0)
-    order = np.lexsort((complexity, errors))
+    own = [
+        0.0 if row[0] == LABELS else _wrong(named[row[0]][0].reshape(n, 1, outputs), labels).mean() for row in settings
+    ]
+    order = np.lexsort((own, errors))
     p_values = _against(wrong, order[0])
     found = []
     for i in order:

@@ -97,8 +97,10 @@ def test_every_page_has_a_place_and_shows_tables():
         "online_distillation",
         "experiments",
         "your_own",
+        "choosing",
     }
-    assert keys.tables("supervision_complexity") == {"certificates"} and keys.tables("engine") == {"certified"}
+    assert keys.tables("supervision_complexity") == {"certificates", "certificates_by_size"}
+    assert keys.tables("engine") == {"certified"}
     assert not keys.writes_records("ledger") and keys.reads_records("ledger")
 
 
