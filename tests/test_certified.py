@@ -172,6 +172,23 @@ def test_misuse_is_refused():
 
 
 @pytest.mark.slow
+def test_a_supposed_bound_of_the_spectrum_that_the_operator_contradicts():
+    """A smallest eigenvalue that is too large gives an interval beside the value: what contradicts it is refused."""
+    generator = np.random.default_rng(0)
+    features, weights = generator.normal(size=(20, 30)), generator.normal(size=30)
+    gram = features @ features.T
+    targets, true = features @ weights, float(np.linalg.eigvalsh(gram)[0])
+    exact = supervision_complexity(gram, targets, ridge=0.1).value
+    run = lambda smallest: certified_supervision_complexity(
+        lambda v: gram @ v, targets, ridge=0.1, smallest_eigenvalue=smallest, progress=False
+    )
+    for smallest in (0.0, true, 2 * true):
+        assert run(smallest).lower <= exact <= run(smallest).upper
+    for smallest in (50 * true, 1e6):
+        with pytest.raises(ValueError, match="Rayleigh quotient"):
+            run(smallest)
+
+
 def test_a_finite_network_without_its_gram():
     x = np.random.default_rng(0).normal(size=(60, 5, 5, 1))
     network = Perceptron((64,), 3)

@@ -3,7 +3,13 @@
 import pytest
 
 from kdlib.tools import files
-from kdlib.tools.files import read_in_parts, remove_in_parts, write_in_parts
+from kdlib.tools.files import (
+    own_records_folder,
+    read_in_parts,
+    records_folder,
+    remove_in_parts,
+    write_in_parts,
+)
 
 
 def content(size, first=0):
@@ -57,3 +63,10 @@ def test_a_lost_or_damaged_part_is_noticed(tmp_path):
     part.unlink()
     with pytest.raises(ValueError, match=f"{part.name} is missing or damaged: remove state"):
         read_in_parts(path)
+
+
+def test_a_run_by_hand_leaves_nothing_where_the_book_is_read_from(monkeypatch):
+    monkeypatch.delenv("KDLIB_RECORDS", raising=False)
+    assert own_records_folder() != records_folder()
+    monkeypatch.setenv("KDLIB_RECORDS", "somewhere")
+    assert own_records_folder() == records_folder()

@@ -157,7 +157,7 @@ def certified_supervision_complexity(
                 break
             if state.k >= max_iterations:
                 break
-            state = _step(state, count, preconditioner)
+            state = _step(state, count, preconditioner, floor - rounding * norm)
             if bar is not None:
                 bar.update()
             if checkpoint and state.k % 10 == 0:
@@ -290,8 +290,10 @@ def _start(y: np.ndarray, preconditioner: _Preconditioner) -> _State:
     )  # fmt: skip
 
 
-def _step(state: _State, product: Callable[[np.ndarray], np.ndarray], preconditioner: _Preconditioner) -> _State:
-    """One iteration; `gauss` grows by the step's part of the quadratic form."""
+def _step(
+    state: _State, product: Callable[[np.ndarray], np.ndarray], preconditioner: _Preconditioner, least: float
+) -> _State:
+    """One iteration; `gauss` grows by the step's part of the form. No Rayleigh quotient may be below `least`."""
     image = product(state.p)
     curvature = float(state.p @ image)
     if not curvature > 0:
@@ -299,6 +301,7 @@ def _step(state: _State, product: Callable[[np.ndarray], np.ndarray], preconditi
             f"after {state.k} iterations a direction has curvature {curvature:.3g}: the operator is not positive "
             "definite to its precision. Remove duplicate examples, compute in float64, or pass a ridge"
         )
+    _not_below(least, curvature, state.p)
     step = state.rz / curvature
     r = state.r - step * image
     z = preconditioner.solve(r)
@@ -309,6 +312,16 @@ def _step(state: _State, product: Callable[[np.ndarray], np.ndarray], preconditi
     )  # fmt: skip
 
 
+def _not_below(least: float, curvature: float, direction: np.ndarray) -> None:
+    """ValueError if a Rayleigh quotient contradicts what was supposed of the smallest eigenvalue."""
+    size = float(direction @ direction)
+    if curvature < least * size * (1 - 1e-10):
+        raise ValueError(
+            f"smallest_eigenvalue and ridge are {least:g} together, but the operator has a Rayleigh quotient of "
+            f"{curvature / size:g}: give a smaller smallest_eigenvalue, or 0"
+        )
+
+
 def _enclose(
     x: np.ndarray, y: np.ndarray, product: Callable[[np.ndarray], np.ndarray], preconditioner: _Preconditioner,
     floor: float, lost: float,
@@ -317,7 +330,9 @@ def _enclose(
 
     `lost` bounds a product's error relative to the vector's norm; so the residual's is at most `lost |x|`.
     """
-    residual = y - product(x)
+    image = product(x)
+    _not_below(floor - lost, float(x @ image), x)
+    residual = y - image
     base, size = float(x @ (y + residual)), float(np.linalg.norm(x))
     widening = lost * size**2  # |x^T (error of A x)|
     lower = max(base - widening, 0.0)

@@ -4,7 +4,7 @@ One kernel and one sample; smaller sizes are its first examples. Every row is th
 choose for nothing (the student), and pays for the rest (margins, scales). For more examples than a notebook should
 wait for::
 
-    python -m kdlib.experiments.certificates --examples 10000
+    KDLIB_RECORDS=_build/standard/records python -m kdlib.experiments.certificates --examples 10000
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.linalg import cho_factor, cho_solve
 from kdlib import data
 from kdlib.kernels import FullyConnected, analytic_ntk, centred_ntk
 from kdlib.margin import least_certificate, margin_bound, pac_bayes_bound
-from kdlib.tools.files import read_rows, records_folder, write_rows
+from kdlib.tools.files import own_records_folder, read_rows, write_rows
 from kdlib.tools.intervals import clopper_pearson
 from kdlib.tools.provenance import device_name, provenance
 
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=max(SIZES), help="the largest size")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    path = records_folder() / "certificates_by_size.csv"
+    path = own_records_folder() / "certificates_by_size.csv"
     rows: list[dict[str, Any]] = [*read_rows(path)] if path.exists() else []
     for classes in TASKS:
         name, sample = task_name(classes), None

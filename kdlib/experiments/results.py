@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kdlib.experiments.methods import COMPARED
-from kdlib.tools.files import read_rows, records_folder, write_rows
+from kdlib.tools.files import own_records_folder, read_rows, write_rows
 from kdlib.tools.provenance import ROOT, code_hash, device_name, provenance
 
 Rows = Sequence[Mapping[str, Any]]
@@ -28,7 +28,7 @@ def save(name: str, rows: Rows) -> None:
     rows = [{**row, "device": device_name(), **provenance()} for row in rows]
     if not rows or any(row.keys() != rows[0].keys() for row in rows):
         raise ValueError(f"{name}: a table needs one row at least, and the same columns in every row")
-    write_rows(records_folder() / f"{name}.csv", rows)
+    write_rows(own_records_folder() / f"{name}.csv", rows)
 
 
 def published(name: str, scale: str) -> list[dict[str, str]]:

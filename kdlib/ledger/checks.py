@@ -32,7 +32,7 @@ from kdlib.ledger.cards import card
 from kdlib.ledger.chapters import chapter, chapters
 from kdlib.ledger.statements import CLAIMS, STATEMENTS
 from kdlib.tools.arrays import choice, number, real_array
-from kdlib.tools.files import records_folder, write_whole
+from kdlib.tools.files import own_records_folder, records_folder, write_whole
 from kdlib.tools.provenance import ROOT, device_name, provenance
 
 Kind = Literal["identity", "bound", "rate", "observation", "evidence"]
@@ -118,7 +118,7 @@ class Ledger:
     n, seeds, dtype
         of the runs, unless a check says otherwise.
     folder
-        of the JSON file; by default `records_folder()`.
+        of the JSON file; by default `own_records_folder()`.
     """
 
     chapter: str
@@ -198,7 +198,7 @@ class Ledger:
             raise ValueError(f"{record.id} has a check titled {record.title!r} already")
         self.records.append(record)
         entries = [asdict(record) for record in self.records]
-        path = Path(self.folder or records_folder()) / f"{self.chapter}.json"
+        path = Path(self.folder or own_records_folder()) / f"{self.chapter}.json"
         write_whole(path, json.dumps(entries, indent=1, ensure_ascii=False))
 
     def _check(

@@ -113,5 +113,11 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
 
 
 def records_folder() -> Path:
-    """Where a chapter's records and tables are kept: `$KDLIB_RECORDS`, or `_build/quick/records` of the repository."""
+    """Where the records and tables of a build are read from: `$KDLIB_RECORDS`, or `_build/quick/records`."""
     return Path(os.environ.get("KDLIB_RECORDS") or ROOT / "_build" / "quick" / "records")
+
+
+def own_records_folder() -> Path:
+    """Where a run leaves its records and tables: `$KDLIB_RECORDS`, which a build sets; `_build/by-hand/records` without
+    it, so that a notebook that somebody runs by hand changes nothing of what the book shows."""
+    return Path(os.environ.get("KDLIB_RECORDS") or ROOT / "_build" / "by-hand" / "records")
