@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -114,9 +115,10 @@ class Choice:
         """One dictionary for each candidate, with `tied`."""
         return [{**asdict(one), "tied": one in self.ties} for one in self.candidates]
 
-    def __str__(self) -> str:
+    def _table(self) -> list[tuple[str, ...]]:
+        """Heads, and a line for each candidate."""
         heads = "teacher", "T", "soft", "error left out", "vs best", "its error", "corrected", "complexity", "growth"
-        lines = [heads] + [
+        return [heads] + [
             (
                 one.teacher, f"{one.temperature:g}", f"{one.soft_ratio:g}",
                 f"{one.error:.3f} [{one.low:.3f}, {one.high:.3f}]",
@@ -126,9 +128,20 @@ class Choice:
             )
             for one in self.candidates
         ]  # fmt: skip
-        widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+
+    def __str__(self) -> str:
+        lines = self._table()
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines)
         return "\n".join([*(line.rstrip() for line in table), "", self.advice])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        cells = lambda line, tag: "<tr>" + "".join(f"<{tag}>{escape(word)}</{tag}>" for word in line) + "</tr>"
+        heads, *lines = self._table()
+        body = "".join(cells(line, "td") for line in lines)
+        table = f"<table><thead>{cells(heads, 'th')}</thead><tbody>{body}</tbody></table>"
+        return f'<div class="figure-table">{table}<p>{escape(self.advice)}</p></div>'
 
 
 def choose(

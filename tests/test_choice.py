@@ -81,6 +81,8 @@ def test_what_is_better_and_what_is_not_known():
     assert names[-1] == "none" and found.candidates[-1] not in found.ties
     assert names.index("good") < names.index("poor")
     assert "no difference" in str(found) and found.advice in str(found)
+    page = choose(gram, {"<b>": teachers["good"]}, labels)._repr_html_()
+    assert "&lt;b&gt;" in page and "<b>" not in page and page.count("<tr>") == 3
     assert found.best in found.ties and found.best.against_best == 1
     good, none = (next(one for one in found.candidates if one.teacher == name) for name in ("good", "none"))
     assert good.complexity < none.complexity and 0.9 < none.complexity < 1.1
