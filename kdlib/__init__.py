@@ -16,6 +16,8 @@ arrays, because theorems are checked to rounding; labels, path, complexity, boun
 without JAX. `kdlib.choose` is `kdlib.choice.choose`.
 """
 
+import importlib
+
 try:
     import jax
 except ModuleNotFoundError:
@@ -28,8 +30,6 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str):
     """`kdlib.choose`, imported when it is asked for: NumPy and SciPy are enough for it."""
-    if name == "choose":
-        from kdlib.choice import choose
-
-        return choose
+    if name == "choose":  # not by an import statement: a training does not depend on the code behind it
+        return importlib.import_module("kdlib.choice").choose
     raise AttributeError(f"module 'kdlib' has no attribute {name!r}")
