@@ -39,7 +39,7 @@ class Candidate:
         that many errors (the examples' students depend on each other: a guide, no guarantee).
     against_best
         p-value of "no difference from the best": McNemar's exact test on the examples where only one of the two
-        errs, corrected by Holm over all candidates. One for the best.
+        errs, corrected for all pairs of candidates. One for the best.
     ridge
         over the number of examples and the mean diagonal: the one of `RIDGES` with the fewest errors.
     teacher_error
@@ -299,7 +299,11 @@ def _complexities(gram: np.ndarray, spectrum: np.ndarray, targets: np.ndarray) -
 
 
 def _against(wrong: np.ndarray, best: int) -> np.ndarray:
-    """`(candidates,)` p-values of "no difference from the best", two-sided, Holm-corrected; one for the best."""
+    """`(candidates,)` p-values of "no difference from the best", two-sided, corrected; one for the best.
+
+    The best is found by looking, so that any pair of candidates might have been compared: Holm's correction times half
+    their number. (Holm's alone tells 20 equal candidates apart in a fifth of all samples.)
+    """
     only_other = np.sum(wrong & ~wrong[:, [best]], axis=0)
     only_best = np.sum(~wrong & wrong[:, [best]], axis=0)
     trials = only_other + only_best
@@ -307,5 +311,5 @@ def _against(wrong: np.ndarray, best: int) -> np.ndarray:
     others = np.arange(wrong.shape[1]) != best
     corrected = np.ones(wrong.shape[1])
     if others.any():
-        corrected[others] = holm(plain[others])
+        corrected[others] = np.minimum(1.0, len(corrected) / 2 * holm(plain[others]))
     return corrected
