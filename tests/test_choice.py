@@ -92,7 +92,7 @@ def test_what_is_better_and_what_is_not_known():
 @pytest.mark.parametrize("candidates", [2, 20])
 def test_equal_teachers_are_not_told_apart_and_false_alarms_are_rare(candidates):
     """200 samples of candidates that differ by chance only: at the level 0.05 no more than the binomial allows are told
-    apart. A correction that forgets that the best was found by looking has 37 alarms among 20 candidates."""
+    apart. A correction that forgets that the best was found by looking has alarms in a fifth of them, of 20."""
     generator = np.random.default_rng(0)
     alarms = 0
     for _ in range(200):
