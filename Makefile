@@ -11,6 +11,7 @@ WHEELS ?=## for `make environment`: a folder that `make wheels` has filled, wher
 ONLY ?=## for `make reproduce`: experiments of the scale, "X1 X2", and no more
 MINUTES ?=## for `make reproduce`: end in that time, with everything kept
 PYTHON_VERSION ?= 3.12## for `make wheels`: of the machine that they are for
+BUILD ?=## for `make compare`: the folder of another build
 PROFILE ?=## for `make reproduce`: a cluster's, as in workflow/profiles
 
 ifeq ($(ACCELERATOR),cuda)
@@ -34,7 +35,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 PYTEST := KDLIB_RECORDS="$(CURDIR)/_build/test-records" KDLIB_LOCK=$(LOCK) python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := book
-.PHONY: help book chapter check types test test-cluster reproduce data accept environment wheels torch outputs results browser lint notebook-diffs \
+.PHONY: help book chapter serve compare check types test test-cluster reproduce data accept environment wheels torch outputs results browser lint notebook-diffs \
   gpu benchmark benchmark-ntk benchmark-engines benchmark-bfloat16 certified lock clean
 
 help: ## this list
@@ -112,6 +113,13 @@ browser: environment ## a browser for the tests of the rendered pages
 
 outputs: book ## execute the chapters and store their outputs in book/, which is what the tests compare with
 	@python -m workflow.store_outputs --scale $(SCALE)
+
+compare: environment ## which verdicts, numbers and figures differ from another build's (BUILD=path/to/_build/quick)
+	@[ -n "$(BUILD)" ] || { echo "say which: make compare BUILD=path/to/_build/quick"; exit 2; }
+	@python -m workflow.compare --scale $(SCALE) "$(BUILD)"
+
+serve: book ## read the book in a browser (http://localhost:8000)
+	@echo "http://localhost:8000/book/index.html; end with Ctrl-C"; python -m http.server 8000 --bind 127.0.0.1 --directory _build/html >/dev/null 2>&1
 
 # Of chapters after `make book SCALE=...`, of experiments after `make reproduce SCALE=...`.
 results: environment ## keep a scale's tables, with their provenance, for readers who cannot run it

@@ -1,12 +1,14 @@
-"""What tests share: random numbers, a copy of the repository, waiting, and ending what was started."""
+"""What tests share: random numbers, a copy of the repository, a browser, waiting, and ending what was started."""
 
 import subprocess
 import time
 
+import browser
 import numpy as np
 import psutil
 import pytest
 from campaign import Place
+from playwright.sync_api import sync_playwright
 
 
 @pytest.fixture
@@ -50,3 +52,15 @@ def kill_all():
         process.wait()
 
     return kill
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A Chromium without a window; a test that needs one fails where there is none."""
+    executable = browser.find()
+    if executable is None:
+        pytest.fail("no browser: run `make browser`, or set CHROMIUM to the executable of a Chromium or Chrome")
+    with sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=executable, args=list(browser.FLAGS))
+        yield instance
+        instance.close()

@@ -1,6 +1,7 @@
 """A check must be able to fail: each kind, its twin, its hypotheses, and what is recorded."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -62,7 +63,34 @@ def test_a_claim_that_does_not_reproduce_is_a_finding(ledger, tmp_path):
     record = ledger.observation("R1", "x", (-0.1, 0.2), twin=BAD_INTERVAL)
     assert record.verdict == record.outcome == "undecided" and not record.passed
     assert ledger.observation("R1", "y", (-0.3, -0.2), twin=BAD_INTERVAL).verdict == "against"
-    assert "undecided" in ledgers.table(read_records(tmp_path))
+    read = read_records(tmp_path)  # it is no verdict on R1: that row leads to the claims, and there it is
+    assert 'href="#claim-2"' in ledgers.table(read) and "state-undecided" not in ledgers.table(read)
+    assert "state-undecided" in ledgers.claims_report(read)
+
+
+def test_each_card_has_an_address_and_a_state(ledger):
+    one = ledger.bound("R2", "a", [0.1], [0.5], twin=BAD, probability=True)
+    other = ledger.bound("R2", "b", [0.1], [1.5], twin=BAD, probability=True)
+    cards = [record._repr_html_() for record in (one, other)]
+    addresses = {re.search(r'id="(check-r2-\w+)"', text).group(1) for text in cards}
+    assert len(addresses) == 2 and "state-holds" in cards[0] and "state-vacuous" in cards[1]
+    assert all('href="ledger.html#ledger-r2"' in text for text in cards)
+    elsewhere = ledgers.table(read_records(ledger.folder))
+    assert all(f'href="transfer_risk.html#{address}"' in elsewhere for address in addresses)
+
+
+def test_the_map_joins_claims_statements_proofs_and_code(ledger, tmp_path):
+    ledger.bound("R2", "a", [0.1], [0.5], twin=BAD, code="kdlib.bounds.angle_bound")
+    ledger.evidence(
+        "X1", "a teacher helps", [0.4], outcome="against", power=0.3, p=0.1, interval=(0.3, 0.7), claims=[8]
+    )
+    read = read_records(tmp_path)
+    joined = ledgers.edges(read)
+    for edge in (("claim 2", "R2"), ("R2", "kdlib.bounds.angle_bound"), ("claim 8", "X1"), ("B1", "S1"), ("S3", "S2")):
+        assert edge in joined
+    shown = ledgers.picture(read)
+    assert all(f'data-node="{name}"' in shown for name in (*STATEMENTS, "claim 13", "X1", "kdlib.bounds.angle_bound"))
+    assert shown.count("data-from") == len(joined) and 'class="state-against" data-node="X1"' in shown
 
 
 def test_a_twin_that_passes_stops(ledger):
@@ -211,7 +239,8 @@ def test_evidence_has_an_outcome_of_its_own(ledger, tmp_path):
     claim = next(claim for claim in CLAIMS if claim.number == 8)
     assert ledgers.answer(claim, read).verdict == "for"
     assert all("1 for, 1 undecided" in of(read) for of in (ledgers.claims_report, ledgers.claims_table))
-    assert ledgers.evidence_table(read).count("<tr class") == 2
+    shown = ledgers.evidence_table(read)
+    assert all(f'id="ledger-{name}"' in shown for name in ("x1", "x2")) and shown.count("state-for") == 2
     for name, outcome, message in (("T2", "for", "an experiment's id"), ("X3", "maybe", "outcome")):
         with pytest.raises(ValueError, match=message):
             ledger.evidence(name, "b", [0.1], outcome=outcome, power=1, p=1.0, interval=(0, 1))

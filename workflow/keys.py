@@ -42,7 +42,8 @@ def pages() -> list[str]:
             for below in entry:
                 yield from files(below)
 
-    return [name for name in files(contents) if notebook_of(name).exists()]
+    first = contents["root"].removeprefix("book/")
+    return [name for name in (first, *files(contents)) if notebook_of(name).exists()]
 
 
 def code(page: str) -> str:

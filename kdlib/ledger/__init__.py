@@ -5,7 +5,8 @@
 from kdlib.ledger.chapters import Chapter, chapter, chapters
 from kdlib.ledger.checks import EVIDENCE, CheckFailed, Ledger, Record, Twin, read_records
 from kdlib.ledger.claims import Answer, answer
-from kdlib.ledger.pages import claims_report, claims_table, evidence_table, table
+from kdlib.ledger.graph import edges, picture, uses
+from kdlib.ledger.pages import claims_report, claims_table, evidence_table, filters, table
 from kdlib.ledger.statements import CLAIMS, STATEMENTS, Claim, Statement
 
 __all__ = [
@@ -25,7 +26,11 @@ __all__ = [
     "answer",
     "claims_report",
     "claims_table",
+    "edges",
     "evidence_table",
+    "filters",
+    "picture",
     "read_records",
     "table",
+    "uses",
 ]

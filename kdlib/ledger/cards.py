@@ -1,20 +1,69 @@
-"""A check as a notebook shows it: its card, as HTML, and how numbers are written there."""
+"""A check as pages show it: one line, all of it when it is opened; and how numbers are written there.
+
+Each card has an address of its own, `CHAPTER.html#check-...`; in the ledger it has none, and leads there.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
 from typing import TYPE_CHECKING
 
+from kdlib.ledger.chapters import chapter
+from kdlib.ledger.statements import STATEMENTS
+
 if TYPE_CHECKING:
     from kdlib.ledger.checks import Record
 
+STATES = ("holds", "for", "against", "undecided", "vacuous")  # a page's style gives each a mark and a colour
 
-def card(record: Record) -> str:
-    """One check as a notebook shows it, as HTML."""
-    text = html.escape
+
+def state(record: Record) -> str:
+    """One of `STATES`: of a check "holds", or "vacuous" where its bound says nothing in any trial; or an outcome."""
+    if record.outcome:
+        return record.outcome
+    return "vacuous" if record.vacuous == 1 else "holds"
+
+
+def address(record: Record) -> str:
+    """The id of the record's card on its chapter's page."""
+    return f"check-{record.id.lower()}-{hashlib.sha256(record.title.encode()).hexdigest()[:6]}"
+
+
+def card(record: Record, *, elsewhere: bool = False) -> str:
+    """One check as HTML: a line, and folded what was compared. `elsewhere`: on another page than its chapter's."""
+    facts = _facts(record)
+    identity = "" if elsewhere else f' id="{address(record)}"'
+    return (
+        f'<details class="check state-{state(record)}"{identity}><summary><strong>{html.escape(record.id)}</strong> '
+        f'{html.escape(record.title)} <span class="facts">{" · ".join(facts)}</span></summary>'
+        f"<p>{_body(record)}</p><p><small>{html.escape(record.dtype)}, n = {html.escape(record.n)}, seeds "
+        f"{html.escape(seeds_in_words(record.seeds))}{_by(record)} {_links(record, elsewhere)}</small></p></details>"
+    )
+
+
+def _facts(record: Record) -> list[str]:
+    """What the line says besides the title."""
     if record.kind == "evidence":
-        return _evidence_card(record)
+        return [f"<b>{record.outcome}</b>", effect(record)]
+    facts = [f"<b>{html.escape(record.outcome or record.verdict)}</b>"]
+    if record.kind == "observation":
+        low, high = number(record.measured["min"]), number(record.measured["max"])
+        facts.append(f"[{low}, {high}] against {number(record.reference['min'])}")
+    elif record.trials > 1:
+        facts.append(count(record.trials))
+    facts.append("twin fails" if record.twin["failed"] else "TWIN PASSES")
+    if record.kind != "observation":
+        facts.append(f"notices {noticed(record.notices)}")
+    return facts
+
+
+def _body(record: Record) -> str:
+    note = f" {marked(record.note)}" if record.note else ""
+    if record.kind == "evidence":
+        claims = f" On claim {' and '.join(map(str, record.claims))}." if record.claims else ""
+        return f"A contrast that was written down before it ran: {effect(record)}.{claims}{note}"
     compared = {
         "identity": f"largest error {number(record.tolerance - record.slack['min'])}, tolerance "
         f"{number(record.tolerance)}",
@@ -26,49 +75,61 @@ def card(record: Record) -> str:
         f"claimed to exceed {number(record.reference['min'])}, could have seen {number(record.power or 0.0)} more",
     }[record.kind]
     if record.tightness:
-        compared += f", bound / measured {number(record.tightness['min'])} to {number(record.tightness['max'])}"
+        compared += f"; bound / measured {number(record.tightness['min'])} to {number(record.tightness['max'])}"
     if record.vacuous is not None:
-        compared += f", vacuous in {number(100 * record.vacuous)} % of trials"
+        compared += f"; vacuous in {number(100 * record.vacuous)} % of trials"
+    hypotheses = ", ".join(record.hypotheses)
+    checked = f" Hypotheses checked: {html.escape(hypotheses)}." if hypotheses else ""
     twin = "fails, as it must" if record.twin["failed"] else "passes: the check cannot fail"
-    hypotheses = ", ".join(record.hypotheses) or "none to check"
-    note = f" {marked(record.note)}" if record.note else ""
     return (
-        f'<div class="check check-{"passed" if record.passed else "failed"}"><strong>{text(record.id)}</strong> '
-        f"{text(record.title)}: <strong>{text(record.verdict)}</strong> ({count(record.trials)}; {compared}).{note}<br>"
-        f"{noticed(record)}Hypotheses checked: {text(hypotheses)}. Broken twin — "
-        f"{marked(record.twin['broken'])} — <em>{twin}</em> "
-        f"(worst slack {number(record.twin['slack']['min'])}).<br><small>{text(record.dtype)}, n = {text(record.n)}, "
-        f"seeds {text(seeds_in_words(record.seeds))}{_by(record)}</small></div>"
+        f"{count(record.trials)}: {compared}.{note} {_power(record)}{checked} "
+        f"Broken twin: {marked(record.twin['broken'])}; it <em>{twin}</em> "
+        f"(worst slack {number(record.twin['slack']['min'])})."
     )
+
+
+def _links(record: Record, elsewhere: bool) -> str:
+    parts = []
+    if elsewhere:
+        where = chapter(record.chapter)
+        place = (
+            "" if record.kind == "evidence" else f"#{address(record)}"
+        )  # contrasts are drawn there, many in one plot
+        parts.append(f'<a href="{where.name}.html{place}">in chapter {where.number}</a>')
+    if record.id in STATEMENTS and not elsewhere:
+        parts.append(
+            f'<a href="{STATEMENTS[record.id].chapter}.html#{record.id.lower()}">{record.id} and its proof</a>'
+        )
+        parts.append(f'<a href="ledger.html#ledger-{record.id.lower()}">in the ledger</a>')
+    return "".join(f" · {part}" for part in parts)
 
 
 def _by(record: Record) -> str:
     """The function that did the work, where one is named."""
-    return f", <code>{html.escape(record.code)}</code>" if record.code else ""
+    name = html.escape(record.code)
+    return f' · <a href="api.html#{name}"><code>{name}</code></a>' if record.code else ""
 
 
-def noticed(record: Record) -> str:
+def _power(record: Record) -> str:
     """The power of a check in a sentence; empty for an observation."""
     if record.kind == "observation":
         return ""
     if record.notices is None:
-        return "No factor on the right side would be noticed: it is zero. "
+        return "No factor on the right side would be noticed: it is zero."
     if record.notices == 1:
-        return "Notices any change of its right side. "
+        return "Notices any change of its right side."
     if record.notices >= 2:
-        return f"Notices only a right side that is wrong by a factor of {number(record.notices)} or more. "
-    return f"Notices a right side that is wrong by {number(100 * (record.notices - 1))} % or more. "
+        return f"Notices only a right side that is wrong by a factor of {number(record.notices)} or more."
+    return f"Notices a right side that is wrong by {number(100 * (record.notices - 1))} % or more."
 
 
-def _evidence_card(record: Record) -> str:
-    note = f" {marked(record.note)}" if record.note else ""
-    claims = f" on claim {' and '.join(map(str, record.claims))}" if record.claims else ""
-    return (
-        f'<div class="check evidence-{record.outcome}"><strong>{html.escape(record.id)}</strong> '
-        f"{html.escape(record.title)}: <strong>{record.outcome}</strong>{claims} ({effect(record)}).{note}<br>"
-        f"<small>{html.escape(record.dtype)}, n = {html.escape(record.n)}, seeds "
-        f"{html.escape(seeds_in_words(record.seeds))}{_by(record)}</small></div>"
-    )
+def noticed(factor: float | None) -> str:
+    """The power of a check in two words."""
+    if factor is None:
+        return "no factor"
+    if factor == 1:
+        return "any change"
+    return f"a factor of {number(factor)}" if factor >= 2 else f"{number(100 * (factor - 1))} %"
 
 
 def effect(record: Record) -> str:

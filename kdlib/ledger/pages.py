@@ -1,50 +1,64 @@
-"""The ledger's pages, as HTML: the table of statements, the papers' claims with what they rest on."""
+"""The ledger's pages, as HTML: the papers' claims, the statements, the experiments' contrasts, and their map.
+
+A row is one line; what it rests on is folded. Rows name their state, so that a page can show some of them only.
+"""
 
 from __future__ import annotations
 
 import html
+from collections import Counter
 
-from kdlib.ledger.cards import count, effect, marked, number, seeds_in_words
+from kdlib.ledger.cards import STATES, card, count, number, state
 from kdlib.ledger.chapters import chapter
 from kdlib.ledger.checks import EVIDENCE, Record, read_records
 from kdlib.ledger.claims import answer
 from kdlib.ledger.statements import CLAIMS, STATEMENTS
 
-ROW_HEADS = ("check", "verdict", "slack (min … max)", "notices", "broken twin", "run", "code")  # the columns of `_row`
-
 
 def table(records: list[Record] | None = None) -> str:
-    """The ledger as an HTML table: every statement with its checks."""
+    """Every statement as a row with its checks folded."""
     records = read_records() if records is None else records
     rows = []
     for statement in STATEMENTS.values():
-        checks = [record for record in records if record.id == statement.id]
+        about = [record for record in records if record.id == statement.id and record.kind != "evidence"]
+        shown = [record for record in about if record.kind not in EVIDENCE or not record.claims]
         name = html.escape(statement.title) + (' <span class="new-here">new here</span>' if statement.new_here else "")
-        # Where a statement is proved: its theorem is labelled with its id.
-        proof = _statement_link(statement.id)
-        if not checks:
-            rows.append(f'<tr><td>{proof}</td><td>{name}</td><td colspan="7">no check</td></tr>')
-        for i, record in enumerate(checks):
-            head = f'<td rowspan="{len(checks)}">{proof}</td><td rowspan="{len(checks)}">{name}</td>' if i == 0 else ""
-            rows.append(f'<tr class="{"passed" if record.passed else "failed"}">{head}{_row(record)}</tr>')
-    heads = "".join(f"<th>{head}</th>" for head in ("id", "statement", *ROW_HEADS))
-    return f'<div class="ledger"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        proof = f'<p><a href="{statement.chapter}.html#{statement.id.lower()}">{statement.id} and its proof</a></p>'
+        # What was observed of the data is no verdict on a theorem: it is with the claims that it bears on.
+        claims = sorted({claim for record in about for claim in record.claims if record.kind in EVIDENCE})
+        links = ", ".join(f'<a href="#claim-{claim}">claim {claim}</a>' for claim in claims)
+        observed = f"<p>Observed of the data: see {links}.</p>" if claims else ""
+        rows.append(
+            _row(
+                f"ledger-{statement.id.lower()}",
+                statement.id,
+                name,
+                shown,
+                proof + observed,
+                "observed" if claims else "no check",
+            )
+        )
+    return _rows(rows)
 
 
 def evidence_table(records: list[Record] | None = None) -> str:
-    """The experiments' contrasts as an HTML table: outcome, effect, and what the design could have seen."""
+    """Every experiment as a row with its contrasts folded: outcome, effect, and what the design could have seen."""
     records = [record for record in (read_records() if records is None else records) if record.kind == "evidence"]
-    text = html.escape
-    rows = "".join(
-        f'<tr class="evidence-{record.outcome}"><td>{record.id}</td><td>{text(record.title)} '
-        f"({chapter(record.chapter).link})</td><td>{record.outcome}</td><td>{effect(record)}</td>"
-        f"<td>{', '.join(map(str, record.claims))}</td><td>{text(record.dtype)}; n = {text(record.n)}; seeds "
-        f"{text(seeds_in_words(record.seeds))}</td></tr>"
-        for record in records
+    rows = []
+    for name in sorted({record.id for record in records}, key=lambda name: (len(name), name)):
+        about = [record for record in records if record.id == name]
+        where = ", ".join(sorted({chapter(record.chapter).link for record in about}))
+        rows.append(_row(f"ledger-{name.lower()}", name, where, about))
+    return _rows(rows)
+
+
+def filters() -> str:
+    """A bar with which a page shows the rows of some states only, or with some words; hidden without a script."""
+    boxes = "".join(f'<label class="state-{one}"><input type="checkbox" value="{one}"> {one}</label>' for one in STATES)
+    return (
+        f'<div class="ledger-filter" hidden>{boxes}<input type="search" aria-label="words in a row" '
+        'placeholder="words, say: kernel"><output></output></div>'
     )
-    heads = ("id", "contrast", "outcome", "effect", "claim", "run")
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    return f'<div class="ledger"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def claims_table(records: list[Record] | None = None) -> str:
@@ -77,27 +91,24 @@ def claims_report(records: list[Record] | None = None) -> str:
     parts = []
     for claim in CLAIMS:
         found = answer(claim, records)
-        about = [record for record in records if claim.number in record.claims and record.kind != "evidence"]
+        about = [record for record in records if claim.number in record.claims]
         ratios = [record.tightness for record in about if record.tightness and record.vacuous is not None]
         tight = ""
         if ratios:
             low, high = min(ratio["min"] for ratio in ratios), max(ratio["max"] for ratio in ratios)
             tight = f" Bound / measured: {number(low)} to {number(high)}."
         condition = f" {html.escape(claim.condition)}" if claim.condition else ""
-        body = "".join(f'<tr class="{"passed" if r.passed else "failed"}"><td>{r.id}</td>{_row(r)}</tr>' for r in about)
-        heads = "".join(f"<th>{head}</th>" for head in ("id", *ROW_HEADS))
-        table_of = f'<div class="ledger"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-        observations = sum(record.kind in EVIDENCE for record in about)
-        folded = (
-            f"<details><summary>{count(len(about) - observations, 'check')}, {count(observations, 'observation')}"
-            f"</summary>{table_of}</details>"
-            if about
-            else ""
-        )
+        # A check is under its statement; what was observed of the data is here.
+        observed = [record for record in about if record.kind in EVIDENCE]
+        statements = sorted({record.id for record in about if record.kind not in EVIDENCE}, key=list(STATEMENTS).index)
+        links = ", ".join(f'<a href="#ledger-{name.lower()}">{name}</a>' for name in statements)
+        checked = f"<p>{count(len(about) - len(observed), 'check')}: {links}</p>" if statements else ""
+        summary = f"{count(len(about) - len(observed), 'check')}, {count(len(observed), 'observation')}"
+        folded = f"<details><summary>{summary}</summary>{checked}{_cards(observed)}</details>" if about else ""
         parts.append(
-            f'<div class="claim" id="claim-{claim.number}"><p><strong>({claim.number})</strong> '
-            f"{html.escape(claim.text)} <em>{html.escape(claim.source)}</em><br>Verdict: "
-            f"<strong>{html.escape(found.verdict)}</strong>. {html.escape(found.sentence)}"
+            f'<div class="claim ledger-row" id="claim-{claim.number}" data-states="{_states(observed)}"><p>'
+            f"<strong>({claim.number})</strong> {html.escape(claim.text)} <em>{html.escape(claim.source)}</em><br>"
+            f"Verdict: <strong>{html.escape(found.verdict)}</strong>. {html.escape(found.sentence)}"
             f"{tight}{condition}</p>{folded}</div>"
         )
     return "".join(parts)
@@ -107,29 +118,28 @@ def _statement_link(statement: str) -> str:
     return f'<a href="{STATEMENTS[statement].chapter}.html#{statement.lower()}">{statement}</a>'
 
 
-def _row(record: Record) -> str:
-    text, where = html.escape, chapter(record.chapter).link
-    slack = f"{number(record.slack['min'])} … {number(record.slack['max'])}"
-    if record.tightness:
-        slack += f"<br>bound / measured {number(record.tightness['min'])} … {number(record.tightness['max'])}"
-    if record.vacuous is not None:
-        slack += f"<br>vacuous: {number(100 * record.vacuous)} %"
-    run = (
-        f"{text(record.dtype)}; n = {text(record.n)}; seeds {text(seeds_in_words(record.seeds))}; {text(record.device)}"
+def _row(identity: str, name: str, title: str, about: list[Record], head: str = "", none: str = "no check") -> str:
+    """A statement or an experiment in one line: a mark for each record, by state; the records folded."""
+    states = Counter(state(record) for record in about)
+    marks = "".join(
+        f'<span class="marks state-{one}" title="{states[one]} {one}"><i></i>{states[one]}</span>'
+        for one in STATES
+        if states[one]
     )
-    code = f'<a href="api.html#{text(record.code)}"><code>{text(record.code)}</code></a>' if record.code else ""
-    note = f"<br><small>{marked(record.note)}</small>" if record.note else ""
-    notices = "" if record.kind == "observation" else _noticed(record.notices)
-    twin = f"{marked(record.twin['broken'])}: {'fails' if record.twin['failed'] else 'PASSES'}"
     return (
-        f"<td>{text(record.title)} ({where}; {count(record.trials)}){note}</td><td>{text(record.verdict)}</td>"
-        f"<td>{slack}</td><td>{notices}</td><td>{twin}</td><td>{run}</td><td>{code}</td>"
+        f'<details class="ledger-row" id="{identity}" data-states="{_states(about)}"><summary>'
+        f'<strong>{name}</strong> <span>{title}</span> <span class="counts">{marks or none}</span></summary>'
+        f"{head}{_cards(about)}</details>"
     )
 
 
-def _noticed(factor: float | None) -> str:
-    if factor is None:
-        return "nothing"
-    if factor == 1:
-        return "any change"
-    return f"a factor of {number(factor)}" if factor >= 2 else f"{number(100 * (factor - 1))} %"
+def _states(records: list[Record]) -> str:
+    return " ".join(sorted({state(record) for record in records})) or "unchecked"
+
+
+def _rows(rows: list[str]) -> str:
+    return f'<div class="ledger-rows">{"".join(rows)}</div>'
+
+
+def _cards(records: list[Record]) -> str:
+    return "".join(card(record, elsewhere=True) for record in records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import textwrap
 
 import matplotlib as mpl
@@ -58,6 +59,33 @@ def table(heads, rows):
     head = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in heads)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return HTML(f'<div class="figure-table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
+
+
+def moving(name, data, *, replaces=""):
+    """A figure that moves on the built page, by the book's own script; shown by a notebook as a sentence.
+
+    `name` is that of its description in `book/_static/interactives.js`, `data` what it is drawn from (numbers are kept
+    to five digits), `replaces` the static figure that stands for it in print.
+    """
+    from IPython.display import HTML
+
+    content = json.dumps(rounded(data), separators=(",", ":")).replace("</", "<\\/")
+    return HTML(
+        f'<div class="interactive" data-figure="{html.escape(name)}" data-replaces="{html.escape(replaces)}">'
+        f'<p class="interactive-elsewhere">On the built page this figure moves.</p>'
+        f'<script type="application/json">{content}</script></div>'
+    )
+
+
+def rounded(data):
+    """Numbers, in lists and dictionaries, to five digits; arrays as lists."""
+    if isinstance(data, dict):
+        return {key: rounded(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [rounded(value) for value in data]
+    if hasattr(data, "tolist"):
+        return rounded(data.tolist())
+    return float(f"{data:.5g}") if isinstance(data, float) else data
 
 
 def interval(axis, x, held_out, *, label, color, marker=None):

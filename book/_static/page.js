@@ -1,0 +1,93 @@
+/* What an address points at is opened; the ledger shows the states that are asked for. */
+(() => {
+  "use strict";
+  function open() {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let element = target; element; element = element.parentElement) if (element.tagName === "DETAILS") element.open = true;
+    target.scrollIntoView();
+  }
+
+  /* More than three checks of one statement in a row become one line. */
+  function group() {
+    const runs = [];
+    for (const cell of document.querySelectorAll("div.cell")) {
+      let before = cell.previousElementSibling;
+      if (before && before.matches("details.code-behind")) before = before.previousElementSibling;
+      const checks = [...cell.querySelectorAll("details.check")];
+      if (!checks.length) continue;
+      const last = runs[runs.length - 1];
+      if (last && before === last.cell) { last.checks.push(...checks); last.cell = cell; } else runs.push({ cell, checks });
+    }
+    for (const { checks } of runs) {
+      for (const name of new Set(checks.map(one => one.querySelector("strong").textContent))) {
+        const same = checks.filter(one => one.querySelector("strong").textContent === name);
+        const state = [...same[0].classList].find(one => one.startsWith("state-"));
+        const alike = same.filter(one => one.classList.contains(state));
+        if (alike.length < 4 || alike.length < same.length) continue;
+        const whole = document.createElement("details"), line = document.createElement("summary");
+        whole.className = `check ${state}`;
+        line.innerHTML = `<strong>${name}</strong> ${alike.length} records <span class="facts"><b>${state.slice(6)}</b></span>`;
+        alike[0].before(whole);
+        whole.append(line, ...alike);
+      }
+    }
+  }
+
+  function filter() {
+    const bar = document.querySelector(".ledger-filter");
+    if (!bar) return;
+    const rows = [...document.querySelectorAll(".ledger-row")], said = bar.querySelector("output");
+    const words = new Map(rows.map(row => [row, row.textContent.toLowerCase()]));
+    const update = () => {
+      const states = [...bar.querySelectorAll("input[type=checkbox]:checked")].map(box => box.value);
+      const text = bar.querySelector("input[type=search]").value.toLowerCase();
+      let shown = 0;
+      for (const row of rows) {
+        const states_of = row.dataset.states.split(" ");
+        const shows = (!states.length || states.some(one => states_of.includes(one))) && words.get(row).includes(text);
+        row.hidden = !shows;
+        shown += shows;
+      }
+      said.textContent = `${shown} of ${rows.length} rows`;
+    };
+    bar.hidden = false;
+    bar.addEventListener("input", update);
+    update();
+  }
+
+  /* The map: what is joined with a node lights up under the pointer or the focus; words choose nodes. */
+  function map() {
+    const box = document.querySelector(".map");
+    if (!box) return;
+    const nodes = [...box.querySelectorAll("[data-node]")], lines = [...box.querySelectorAll("[data-from]")];
+    const search = box.querySelector("input");
+    const show = chosen => {
+      const joined = new Set(chosen);
+      for (const line of lines) {
+        const lit = chosen.has(line.dataset.from) || chosen.has(line.dataset.to);
+        line.classList.toggle("lit", lit);
+        if (lit) joined.add(line.dataset.from).add(line.dataset.to);
+      }
+      box.classList.toggle("choosing", chosen.size > 0);
+      for (const node of nodes) {
+        node.classList.toggle("lit", joined.has(node.dataset.node));
+        node.classList.toggle("chosen", chosen.has(node.dataset.node));
+      }
+    };
+    const searched = () => {
+      const words = search.value.trim().toLowerCase();
+      show(new Set(words ? nodes.filter(node => node.textContent.toLowerCase().includes(words)).map(node => node.dataset.node) : []));
+    };
+    for (const node of nodes) {
+      for (const name of ["mouseenter", "focus"]) node.addEventListener(name, () => show(new Set([node.dataset.node])));
+      for (const name of ["mouseleave", "blur"]) node.addEventListener(name, searched);
+    }
+    search.hidden = false;
+    search.addEventListener("input", searched);
+  }
+
+  addEventListener("hashchange", open);
+  addEventListener("beforeprint", () => document.querySelectorAll("details.in-print, details.proof-behind").forEach(one => { one.open = true; }));
+  document.addEventListener("DOMContentLoaded", () => { group(); filter(); map(); open(); });
+})();
