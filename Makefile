@@ -35,7 +35,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 PYTEST := KDLIB_RECORDS="$(CURDIR)/_build/test-records" KDLIB_LOCK=$(LOCK) python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := book
-.PHONY: help book chapter serve compare check types test test-cluster reproduce data accept environment wheels torch outputs results browser lint notebook-diffs \
+.PHONY: help book chapter serve compare pdf check types test test-cluster reproduce data accept environment wheels torch outputs results browser lint notebook-diffs \
   gpu benchmark benchmark-ntk benchmark-engines benchmark-bfloat16 certified lock clean
 
 help: ## this list
@@ -120,6 +120,9 @@ compare: environment ## which verdicts, numbers and figures differ from another 
 
 serve: book ## read the book in a browser (http://localhost:8000)
 	@echo "http://localhost:8000/book/index.html; end with Ctrl-C"; python -m http.server 8000 --bind 127.0.0.1 --directory _build/html >/dev/null 2>&1
+
+pdf: book browser ## the whole book as a PDF, in _build/book.pdf
+	@python -m workflow.pdf
 
 # Of chapters after `make book SCALE=...`, of experiments after `make reproduce SCALE=...`.
 results: environment ## keep a scale's tables, with their provenance, for readers who cannot run it

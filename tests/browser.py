@@ -1,6 +1,7 @@
 """A Chromium for the tests of the rendered pages: find one, or get one (`python tests/browser.py --install`)."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,25 @@ def install() -> str | None:
         except (subprocess.TimeoutExpired, OSError) as error:
             print(f"  {error}")
     return find()
+
+
+def contrast(page, element):
+    """WCAG contrast between an element's text and what is painted behind it."""
+    colours = page.evaluate(
+        """element => {
+            let back = element;
+            const clear = 'rgba(0, 0, 0, 0)';
+            while (back.parentElement && getComputedStyle(back).backgroundColor === clear) back = back.parentElement;
+            return [getComputedStyle(element).color, getComputedStyle(back).backgroundColor];
+        }""",
+        element,
+    )
+    luminance = []
+    for colour in colours:
+        channels = [float(value) / 255 for value in re.findall(r"[\d.]+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        luminance.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(luminance) + 0.05) / (min(luminance) + 0.05)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import nbval.plugin
 import pytest
+from browser import contrast
 
 from kdlib.ledger import STATEMENTS, read_records
 from kdlib.tools.provenance import ROOT, provenance
@@ -241,25 +242,6 @@ def test_page_offline(chromium, path, width, theme):
         assert contrast(page, box) > 4.5, "text on a dark page must be readable"
     assert errors == [] and requests[True] > 5
     context.close()
-
-
-def contrast(page, element):
-    """WCAG contrast between an element's text and what is painted behind it."""
-    colours = page.evaluate(
-        """element => {
-            let back = element;
-            const clear = 'rgba(0, 0, 0, 0)';
-            while (back.parentElement && getComputedStyle(back).backgroundColor === clear) back = back.parentElement;
-            return [getComputedStyle(element).color, getComputedStyle(back).backgroundColor];
-        }""",
-        element,
-    )
-    luminance = []
-    for colour in colours:
-        channels = [float(value) / 255 for value in re.findall(r"[\d.]+", colour)[:3]]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        luminance.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
-    return (max(luminance) + 0.05) / (min(luminance) + 0.05)
 
 
 # --- The workflow ------------------------------------------------------------------------------------------------

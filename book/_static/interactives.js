@@ -85,7 +85,7 @@
     title: "Drag along the examples: the slope of the norm decides which way the bound goes.",
     controls: [
       { name: "n", label: "examples n", min: data.sizes[2], max: data.sizes[data.sizes.length - 3], log: true, value: data.sizes[Math.floor(data.sizes.length / 2)], format: v => String(Math.round(v)) },
-      { name: "curve", label: "supervision", options: Object.keys(data.norms).map(name => [name, name]), value: Object.keys(data.norms)[0] },
+      { name: "curve", label: "supervision", options: Object.keys(data.norms).map(name => [name, name]), value: Object.keys(data.norms).pop() },
     ],
     panels: [
       { xlabel: "examples n (drag)", ylabel: "squared norm", x: [data.sizes[0], data.sizes[data.sizes.length - 1]], y: data.norm_range, logX: true, logY: true, drag: "n", legend: [["squared norm", "blue"], ["its slope, I(n)", "vermilion"], ["slope one", "muted"]] },
