@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdlib.path import InterpolationPath
-from kdlib.tools.arrays import number, real_array
+from kdlib.tools.arrays import instance, number, real_array
 from kdlib.tools.intervals import clopper_pearson, mean_interval
 
 __all__ = [
@@ -106,6 +106,7 @@ def power_function_bound(
 
     Arguments, result and errors as in `angle_bound`.
     """
+    instance("path", path, InterpolationPath)
     return _doubt(path, teacher_logits, squared_norm, n, delta, path.power_function)
 
 
@@ -130,7 +131,7 @@ def oracle_bound(
     -------
     `HeldOut`, its estimate and ends the sums of the two terms', cut at one.
     """
-    largest, sizes, delta = len(path), _sizes(path, n), number("delta", delta, above=0, below=1)
+    largest, sizes, delta = len(path), _sizes(path, n), number("delta", delta, least=1e-12, below=1)
     squared_norm = float(_scalar_norms(path)[-1])
     outside = transfer_risk(path, teacher_logits, n=[largest], delta=delta / 2)
     inside = bound(path, path.predict(largest), squared_norm, n=sizes, delta=delta / 2)
@@ -169,13 +170,14 @@ def _room(student: np.ndarray, squared_norm: float, n: np.ndarray) -> np.ndarray
 
 
 def _held_out(events: np.ndarray, n: np.ndarray, delta: float) -> HeldOut:
-    trials, delta = len(events), number("delta", delta, above=0, below=1)
+    trials, delta = len(events), number("delta", delta, least=1e-12, below=1)
     successes = events.sum(axis=0)
     lower, upper = clopper_pearson(successes, trials, delta / len(n))
     return HeldOut(n=n, estimate=successes / trials, lower=lower, upper=upper, trials=trials, delta=delta)
 
 
 def _sizes(path: InterpolationPath, n) -> np.ndarray:
+    instance("path", path, InterpolationPath)
     sizes = np.arange(1, len(path) + 1) if n is None else np.atleast_1d(np.asarray(n))
     if sizes.size == 0 or not np.issubdtype(sizes.dtype, np.integer) or sizes.min() < 1 or sizes.max() > len(path):
         raise ValueError(f"n must hold integers in 1..{len(path)}")
@@ -192,7 +194,7 @@ def _teacher(path: InterpolationPath, teacher_logits) -> np.ndarray:
 
 
 def _scalar_norms(path: InterpolationPath) -> np.ndarray:
-    if path.squared_norm.ndim != 1:
+    if instance("path", path, InterpolationPath).squared_norm.ndim != 1:
         raise ValueError("the transfer risk bounds are for one scalar teacher: targets of shape (N,)")
     return path.squared_norm
 

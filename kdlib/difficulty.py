@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def difficulty(
     n, c = logits.shape
     if n < 8:
         raise ValueError(f"at least 8 examples are needed, not {n}")
-    ridge, delta = number("ridge", ridge, above=0), number("delta", delta, above=0, below=1)
+    ridge, delta = number("ridge", ridge, above=0), number("delta", delta, least=1e-12, below=1)
     repeats = integer("repeats", repeats, least=1)
     gram = real_array("gram", gram)
     if gram.shape not in ((n, n), (n * c, n * c), (n, c, n, c)):
@@ -163,8 +164,10 @@ def read_logits(path: str | Path, examples: int) -> np.ndarray:
         raise ValueError(f"no file {path}: save the logits with numpy.save, or as comma-separated text")
     try:
         found = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
-    except ValueError as error:
+    except (ValueError, OSError, EOFError, SyntaxError, MemoryError, tokenize.TokenError) as error:
         raise ValueError(f"{path} is not an array of numbers: {error}") from None
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{path} holds several arrays: save the logits alone, with numpy.save")
     if found.ndim != 2 or len(found) != examples or not np.issubdtype(found.dtype, np.floating):
         raise ValueError(
             f"{path} holds {found.dtype} of shape {found.shape}, not ({examples}, C) floating-point logits"

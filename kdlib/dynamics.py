@@ -15,7 +15,15 @@ from scipy.linalg import cho_factor, cho_solve
 
 from kdlib.labels.effective import minimiser
 from kdlib.labels.loss import DistillationLoss
-from kdlib.tools.arrays import gram_matrix, integer, logits_and_labels, number, positive_spectrum, real_array
+from kdlib.tools.arrays import (
+    gram_matrix,
+    instance,
+    integer,
+    logits_and_labels,
+    number,
+    positive_spectrum,
+    real_array,
+)
 
 
 def distillation_flow(
@@ -81,6 +89,7 @@ def distillation_flow(
 
 def excess_loss(outputs, teacher_logits, labels, *, loss: DistillationLoss) -> float:
     """`L(z) - L*`: the summed loss of `outputs`, `(n,)` or `(n, C)`, above its minimum at the effective logits (C1)."""
+    instance("loss", loss, DistillationLoss)
     least = loss.values(minimiser(loss, teacher_logits, labels), teacher_logits, labels)
     return float(np.sum(loss.values(outputs, teacher_logits, labels) - least))
 
@@ -91,6 +100,7 @@ def strong_convexity(outputs, teacher_logits, labels, *, loss: DistillationLoss)
     On `{L <= L(outputs)}` no example's loss exceeds its minimum by more than the total excess. That bounds its logit,
     and the curvature of a cross-entropy falls as the logit moves away from zero.
     """
+    instance("loss", loss, DistillationLoss)
     teacher, labels = logits_and_labels(real_array("teacher_logits", teacher_logits, ndim=1), labels)
     allowed = excess_loss(outputs, teacher, labels, loss=loss)
     target = minimiser(loss, teacher, labels)
@@ -219,7 +229,7 @@ def best_mixture(gram, targets, *, ridge: float, cross, truth) -> BestMixture:
     """
     gram, targets = gram_matrix("gram", gram), real_array("targets", targets, ndim=(1, 2))
     targets = real_array("targets", targets, shape=(len(gram), *targets.shape[1:]))
-    ridge = number("ridge", ridge, above=0)
+    ridge = number("ridge", ridge, least=1e-100)
     cross = real_array("cross", cross, shape=(None, len(gram)))
     truth = real_array("truth", truth, shape=(len(cross), *targets.shape[1:]))
     positive_spectrum("gram", gram)
@@ -250,6 +260,7 @@ def early_stopped(gram, labels, times) -> np.ndarray:
     `(len(times), n)`. At a new input the output is `k(x, X) K^{-1} g_t`.
     """
     eigenvalues, modes, labels = _spectrum("gram", gram, labels)
+    times = real_array("times", times, ndim=1)
     return (flow_filter(eigenvalues, times) * (modes.T @ labels)) @ modes.T
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from kdlib.complexity.supervision import supervision_complexity
 from kdlib.pac_bayes import CertifiedStudent, PacBayesBound, least_certificate, pac_bayes_bound
-from kdlib.tools.arrays import integer, kernel_diagonal, logits_and_labels, number, real_array
+from kdlib.tools.arrays import gram_matrix, integer, kernel_diagonal, logits_and_labels, number, real_array
 from kdlib.tools.intervals import clopper_pearson
 
 __all__ = [
@@ -116,11 +116,11 @@ def margin_bound(
     margins = np.atleast_1d(real_array("margins", margins))
     if margins.ndim != 1 or not margins.size or not (margins > 0).all():
         raise ValueError("margins must be positive, one at least")
-    delta, unit = number("delta", delta, above=0, below=1), number("unit", unit, above=0)
+    delta, unit = number("delta", delta, least=1e-12, below=1), number("unit", unit, above=0)
     choices = integer("choices", choices, least=1)
     n, outputs = len(values), values.shape[1] if values.ndim == 2 else 1
-    gram = np.asarray(gram)
-    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or len(gram) not in (n, n * outputs):
+    gram = gram_matrix("gram", gram)
+    if len(gram) not in (n, n * outputs):
         raise ValueError(f"gram must be (n, n) or (nC, nC) for values of shape {values.shape}, not {gram.shape}")
     diagonal = kernel_diagonal("the diagonal of gram", np.diagonal(gram), len(gram))
     if constant_diagonal and np.ptp(diagonal) > 1e-9 * np.abs(diagonal).max():

@@ -9,7 +9,7 @@ from kdlib.tools.parameters import Choice, Folder, Integer, ParameterError, Real
 RULES = dict(
     n=Integer(1, 10),
     rho=Real(0, 1, open_below=True),
-    pair=Several(Choice(("a", "b", "c")), least=2),
+    pair=Several(Choice(("a", "b", "c")), least=2, most=2),
     where=Folder(),
 )
 GOOD = dict(n=3, rho=0.5, pair=["a", "b"], where="")
@@ -36,6 +36,12 @@ def test_good_parameters_pass_among_a_notebooks_own_names():
         (dict(pair=["a", "a"]), "repeat"),
         (dict(pair=["a", "z"]), "each entry must be one of"),
         (dict(where="/no/such/folder"), "existing folder"),
+        (dict(pair=["a", "b", "a"]), "at most 2"),
+        (dict(rho=10**400), "finite"),
+        (dict(rho=1e-320), "at least 1e-300"),
+        (dict(In=["", "rho = 0.3", "data = 'cifar10'", "check"]), "unknown parameter 'data'"),
+        (dict(In=["", "_rho = 0.3", "check"]), "unknown parameter '_rho': did you mean 'rho'"),
+        (dict(In=3), "unknown parameter 'In'"),
     ],
 )
 def test_bad_parameters_are_refused(change, message):

@@ -12,7 +12,7 @@ from campaign import Place
 from PIL import Image
 
 from kdlib.tools.provenance import ROOT
-from workflow import execute, keys, notebooks, plan, render, store_outputs
+from workflow import driver, execute, keys, notebooks, plan, render, store_outputs
 
 # --- what would run ----------------------------------------------------------------------------------------------
 
@@ -175,3 +175,30 @@ def test_storing_what_is_stored_changes_nothing(tmp_path, name):
     copy.write_bytes(keys.notebook_of(name).read_bytes())
     store_outputs.store(keys.notebook_of(name), copy)
     assert copy.read_bytes() == keys.notebook_of(name).read_bytes()
+
+
+def test_a_home_that_cannot_be_written_to(tmp_path):
+    """The build's own folder takes its place; a home that can be written to keeps its own."""
+    assert driver.cache_folder({"HOME": "/proc/none"}) == driver.ROOT / "_build" / "cache"
+    assert driver.cache_folder({"HOME": str(tmp_path)}) == tmp_path / ".cache"
+
+
+@pytest.mark.parametrize("free, said", [(1e6, True), (1e12, False)])
+def test_a_full_disk_is_named(monkeypatch, capsys, free, said):
+    class Failed:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def wait(self):
+            return 1
+
+    monkeypatch.setattr(driver.subprocess, "Popen", Failed)
+    monkeypatch.setattr(driver.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free}))
+    assert driver.snakemake([]) == 1
+    assert ("the disk is full" in capsys.readouterr().err) == said

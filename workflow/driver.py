@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOM = 50e6  # bytes: with fewer left, what failed has failed for that
 
 
 def snakemake(words: list[str], environment: dict[str, str] | None = None) -> int:
@@ -36,5 +38,28 @@ def snakemake(words: list[str], environment: dict[str, str] | None = None) -> in
         ]
         environment = {**(environment or os.environ)}
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # the rules' `python`
+        environment.setdefault("XDG_CACHE_HOME", str(cache_folder(environment)))
         # Snakemake holds the lock, too.
-        return subprocess.run(command, cwd=ROOT, env=environment, pass_fds=[handle.fileno()]).returncode
+        with subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[handle.fileno()]) as process:
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:
+                process.wait()  # it has had the signal, too, and ends what it has started
+                sys.exit("stopped: the same command goes on from here")
+    free = shutil.disk_usage(build).free
+    if status and free < ROOM:
+        left = f"{free / 1e6:.0f} MB left"
+        print(f"the disk is full ({left}): make room; the same command goes on from here", file=sys.stderr)
+    return status
+
+
+def cache_folder(environment: dict[str, str]) -> Path:
+    """Where Snakemake keeps its cache: `~/.cache`, or a folder of the build's where the home cannot be written to."""
+    home = Path(environment.get("HOME", "/nonexistent")) / ".cache"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if os.access(home, os.W_OK):
+            return home
+    except OSError:
+        pass
+    return ROOT / "_build" / "cache"

@@ -65,7 +65,8 @@ def settle(jobs: int | None, *, need_gpu: bool = False) -> list:
     if jobs > 1 and hasattr(os, "sched_setaffinity"):  # Linux; elsewhere the system shares them out
         cores = sorted(os.sched_getaffinity(0))
         slot = take([f"cores-{number}-of-{jobs}" for number in range(jobs)], wait=False)
-        if slot is not None and len(cores) >= jobs:
-            os.sched_setaffinity(0, cores[slot[0] :: jobs])
-            locks.append(slot[1])
+        if len(cores) >= jobs:
+            # Beside another driver no slot is free: as many cores as ever, because numbers depend on their number.
+            os.sched_setaffinity(0, cores[(slot[0] if slot else os.getpid() % jobs) :: jobs])
+        locks += [slot[1]] if slot else []
     return locks

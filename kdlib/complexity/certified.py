@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -357,9 +359,15 @@ def _load(path: str | Path | None, y: np.ndarray, norm: float, rounding: float, 
     """
     if path is None or not Path(path).exists():
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        was = {name.removeprefix("about "): stored[name] for name in stored.files if name.startswith("about ")}
-        state = {name: stored[name] for name in stored.files if not name.startswith("about ")}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            was = {name.removeprefix("about "): stored[name] for name in stored.files if name.startswith("about ")}
+            state = {name: stored[name] for name in stored.files if not name.startswith("about ")}
+            if not all(np.isfinite(value).all() for value in (*was.values(), *state.values())):
+                raise ValueError("it holds a number that is not finite")
+    except (ValueError, TypeError, OSError, EOFError, KeyError, AttributeError, SyntaxError, NotImplementedError,
+            RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+        raise ValueError(f"{path} is damaged ({error}): remove it to begin anew") from None
     close = max(1e-6, 100 * rounding)
     expected = {"norm": norm, **asked}
     same = was.keys() == {"y", *expected} and was["y"].shape == y.shape and state.keys() == set(_State._fields)

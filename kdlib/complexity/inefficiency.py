@@ -126,7 +126,8 @@ def data_inefficiency(squared_norms, *, delta: float = 0.05, resamples: int = 10
         raise ValueError("an expectation with an interval needs at least two seeds: stack their norm paths as rows")
     if norms.min() < 0 or norms[:, 0].mean() <= 0:
         raise ValueError("squared norms must be finite and not negative, and E||w_1||^2 positive (D1)")
-    delta, resamples = number("delta", delta, above=0, below=1), integer("resamples", resamples, least=1)
+    delta = number("delta", delta, least=1e-12, below=1)
+    resamples = integer("resamples", resamples, least=1, most=10**6)
     draws = np.random.default_rng(seed).multinomial(len(norms), np.full(len(norms), 1 / len(norms)), size=resamples)
     mean, resampled = norms.mean(axis=0), draws @ norms / len(norms)
     inefficiency = _inefficiency(mean)
@@ -198,7 +199,7 @@ def learning_threshold(eigenvalues, n: float) -> float:
     `eigenvalues` are those of the kernel's integral operator, each as often as it occurs; more than `n` of them
     must be positive.
     """
-    eigenvalues, n = real_array("eigenvalues", eigenvalues, ndim=1), number("n", n)
+    eigenvalues, n = real_array("eigenvalues", eigenvalues, ndim=1), number("n", n, least=1e-12)
     positive = eigenvalues[eigenvalues > 0]
     if not 0 < n < len(positive):
         raise ValueError(f"n must be positive and below the number of positive eigenvalues, {len(positive)}, not {n}")

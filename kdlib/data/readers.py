@@ -1,6 +1,6 @@
 """Image files on disk to arrays: IDX, the CIFAR binary releases, Tiny-ImageNet, and any folder or archive of images.
 
-Nothing here unpickles, and no archive is unpacked: members are read in memory, so none can land outside its folder.
+Nothing here unpickles, and no archive is unpacked (`archives`).
 Every reader returns a `RawImages`; a file that is not what its format says is a `ValueError` that names it.
 """
 
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import gzip
 import io
-import lzma
-import tarfile
-import zipfile
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from kdlib.data.archives import members
+
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+PIXELS = 2**25  # of one image: larger ones are refused before they are decoded
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -47,12 +48,11 @@ def read_idx(path) -> np.ndarray:
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise ValueError(f"{path} is not an IDX file of unsigned bytes")
     dimensions = content[3]
-    shape = np.frombuffer(content, ">u4", count=dimensions, offset=4) if len(content) >= 4 + 4 * dimensions else [0]
+    whole = len(content) >= 4 + 4 * dimensions
+    shape = tuple(map(int, np.frombuffer(content, ">u4", count=dimensions, offset=4))) if whole else (0,)
     body = len(content) - 4 - 4 * dimensions
-    if dimensions == 0 or body != int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(
-            f"{path} is damaged: its header promises shape {tuple(map(int, shape))}, it holds {body} bytes"
-        )
+    if dimensions == 0 or body != math.prod(shape):
+        raise ValueError(f"{path} is damaged: its header promises shape {shape}, it holds {body} bytes")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
@@ -63,7 +63,7 @@ def gunzipped(path) -> bytes:
         return content
     try:
         return gzip.decompress(content)
-    except (EOFError, OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
@@ -92,10 +92,10 @@ def read_cifar(path, *, fine_labels: bool) -> RawImages:
         if fine_labels
         else ({f"data_batch_{i}.bin" for i in range(1, 6)} | {"test_batch.bin", "batches.meta.txt"})
     )
-    found = {name.name: content for name, content in members(path) if name.name in wanted}
+    found = {name.name: read() for name, read in members(path) if name.name in wanted}
     if missing := sorted(wanted - set(found)):
         raise ValueError(f"{path} is not a binary CIFAR release: it lacks {', '.join(missing)}")
-    classes = tuple(next(found.pop(name) for name in list(found) if name.endswith(".txt")).decode().split())
+    classes = tuple(_text(next(found.pop(name) for name in list(found) if name.endswith(".txt")), path).split())
     images, labels, is_test = [], [], []
     for name in sorted(found):
         record = 3072 + 1 + fine_labels
@@ -110,14 +110,14 @@ def read_cifar(path, *, fine_labels: bool) -> RawImages:
 
 def read_tiny_imagenet(path, *, progress=True) -> RawImages:
     """The published `tiny-imagenet-200.zip`. Its labelled `val` images serve as the test set (`test` has no labels)."""
-    files = {str(PurePosixPath(*name.parts[1:])): read for name, read in lazy_members(path)}
+    files = {str(PurePosixPath(*name.parts[1:])): read for name, read in members(path)}
     try:
-        wnids = files["wnids.txt"]().decode().split()
-        words = dict(line.split("\t")[:2] for line in files["words.txt"]().decode().splitlines() if line.strip())
-        lines = files["val/val_annotations.txt"]().decode().splitlines()
+        wnids = _text(files["wnids.txt"](), path).split()
+        words = dict(_fields(files["words.txt"](), path, "\t"))
+        lines = _fields(files["val/val_annotations.txt"](), path)
     except KeyError as error:
         raise ValueError(f"{path} is not Tiny-ImageNet: it lacks {error}") from error
-    labelled = [(f"val/images/{line.split()[0]}", line.split()[1], True) for line in lines if line.strip()]
+    labelled = [(f"val/images/{name}", wnid, True) for name, wnid in lines]
     labelled += [
         (name, name.split("/")[1], False) for name in sorted(files) if name.startswith("train/") and _is_image(name)
     ]
@@ -140,15 +140,23 @@ def read_image_folder(path, *, image_size=None, progress=True) -> RawImages:
     if all are.
     """
     entries = []
-    for name, content in tqdm(members(path), desc=f"reading {Path(path).name}", unit=" files", disable=not progress):
+    for name, read in tqdm(members(path), desc=f"reading {Path(path).name}", unit=" files", disable=not progress):
         if not _is_image(name) or len(name.parts) < 2:
             continue
         split = next((SPLIT_FOLDERS[part.lower()] for part in name.parts[:-2] if part.lower() in SPLIT_FOLDERS), None)
-        entries.append((name.parent.name, split, str(name), _decode(content, name, image_size, None)))
+        if name.parent.name.lower() in SPLIT_FOLDERS:
+            raise ValueError(
+                f"{path}: {name} lies in a folder {name.parent.name!r} without a class below it: "
+                "put train and test above the classes (train/<class>/<image>)"
+            )
+        entries.append((name.parent.name, split, str(name), _decode(read(), name, image_size, None)))
     if not entries:
         raise ValueError(
             f"{path} holds no images in class folders (<class>/<image>{{{','.join(sorted(IMAGE_SUFFIXES))}}})"
         )
+    outside = [entry[2] for entry in entries if entry[1] is None]
+    if outside and len(outside) < len(entries):
+        raise ValueError(f"{path}: {outside[0]} lies outside the folders train and test, in which other images are")
     entries.sort(key=lambda entry: entry[2])
     colour = any(entry[3].shape[2] == 3 for entry in entries)
     sizes = sorted({entry[3].shape[:2] for entry in entries})
@@ -162,75 +170,54 @@ def read_image_folder(path, *, image_size=None, progress=True) -> RawImages:
     return _raw(images, [index[entry[0]] for entry in entries], classes, [entry[1] == "test" for entry in entries])
 
 
-def members(path):
-    """`(name, content)` of every regular file below a folder or in an archive, in one pass."""
-    for name, read in lazy_members(path):
-        yield name, read()
-
-
-def lazy_members(path):
-    """`(name, read)` of every regular file below a folder or in an archive; `read()` gives its bytes (of a tar file:
-    before the next name is asked for).
-
-    A name that is absolute or climbs out of its folder is an error; links are skipped.
-    """
-    path = Path(path)
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.is_file() and not file.is_symlink():
-                yield PurePosixPath(file.relative_to(path).as_posix()), file.read_bytes
-    elif zipfile.is_zipfile(path):
-        archive = zipfile.ZipFile(path)
-        for info in archive.infolist():
-            if not info.is_dir():
-                yield _safe(info.filename, path), _naming(path, lambda info=info: archive.read(info))
-    else:
-        with _naming(path, tarfile.open)(path, "r:*") as archive:
-            while info := _naming(path, archive.next)():
-                if info.isfile():
-                    yield _safe(info.name, path), _naming(path, lambda info=info: _content(archive, info))
-
-
-def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    handle = archive.extractfile(info)
-    if handle is None:  # what `isfile` says is none of tarfile's special members
-        raise tarfile.ReadError(f"{info.name} has no content")
-    return handle.read()
-
-
-def _naming(path, function):
-    """`function`, with the many errors of a damaged archive turned into one that names it."""
-
-    def named(*arguments):
-        try:
-            return function(*arguments)
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
-            raise ValueError(f"{path} is no folder, zip or tar archive, or it is damaged: {error}") from error
-
-    return named
-
-
-def _safe(name, path):
-    pure = PurePosixPath(name.replace("\\", "/"))
-    if pure.is_absolute() or ".." in pure.parts or (pure.parts and ":" in pure.parts[0]):
-        raise ValueError(f"{path}: member {name!r} points outside its folder; the archive is not to be trusted")
-    return pure
-
-
 def _is_image(name):
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _decode(content, name, image_size, mode):
+def _text(content: bytes, path) -> str:
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image = image.convert(mode or ("L" if image.mode in ("1", "L", "LA", "I", "I;16", "F") else "RGB"))
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: a text in it is no UTF-8 ({error})") from error
+
+
+def _fields(content: bytes, path, separator: str | None = None) -> list[tuple[str, str]]:
+    """The first two fields of every line."""
+    lines = [line.split(separator) for line in _text(content, path).splitlines() if line.strip()]
+    if short := [line for line in lines if len(line) < 2]:
+        raise ValueError(f"{path} is damaged: a line has one field only, {short[0][0]!r}")
+    return [(line[0], line[1]) for line in lines]
+
+
+def _decode(content, name, image_size, mode):
+    """Pixels of one image, as a viewer shows them; ValueError where eight bits a channel would lose something."""
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            _refuse_what_is_lost(opened)
+            image = ImageOps.exif_transpose(opened)
+            if "A" in image.getbands() or "transparency" in image.info:
+                image = image.convert("LA" if image.mode == "LA" else "RGBA")
+                if image.getchannel("A").getextrema() != (255, 255):
+                    raise ValueError("it is transparent in places: put it on a background of your choice first")
+            image = image.convert(mode or ("L" if image.mode in ("1", "L", "LA") else "RGB"))
             if image_size is not None and image.size != (image_size[1], image_size[0]):
                 image = image.resize((image_size[1], image_size[0]), Image.Resampling.BILINEAR)
             array = np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError, *_DECODERS) as error:
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
     return array[..., None] if array.ndim == 2 else array
+
+
+_DECODERS = (EOFError, IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError, zlib.error)
+
+
+def _refuse_what_is_lost(image):
+    if image.width * image.height > PIXELS:
+        raise ValueError(f"it has {image.width} x {image.height} pixels: make it smaller first")
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise ValueError(f"it has more than eight bits a channel ({image.mode}): scale it to eight bits first")
+    if getattr(image, "n_frames", 1) > 1:
+        raise ValueError(f"it has {image.n_frames} frames: save the one that is meant")
 
 
 def _raw(images, labels, classes, is_test):

@@ -95,8 +95,8 @@ def cache_folder() -> Path:
 def locate(name: str, *, progress: bool = True) -> list[Path]:
     """Paths of the verified files of a named set, downloaded if need be.
 
-    A cached file that is damaged is fetched again; a download goes to a temporary name first, so an interrupted one
-    leaves nothing behind.
+    A cached file that is not as published is renamed and fetched again; a download goes to a temporary name first, so
+    an interrupted one leaves nothing behind.
     """
     return [_locate(file, EMBEDDED / name, cache_folder() / name, progress) for file in FILES[name]]
 
@@ -120,7 +120,8 @@ def _fetched(file: RemoteFile, cache: Path, progress: bool) -> Path:
     path = cache / file.name
     if path.exists() and is_intact(path, file):
         return path
-    path.unlink(missing_ok=True)
+    if path.exists():  # somebody's own, or a damaged one: it makes room and is not lost
+        path.replace(path.with_name(f"{path.name}.not-as-published"))
     try:
         pooch.retrieve(file.url, f"md5:{file.md5}", fname=file.name, path=cache, progressbar=progress)
     except (requests.RequestException, OSError, ValueError) as error:

@@ -172,7 +172,7 @@ def evaluate(
     -------
     One `Evidence` for each contrast and case that two seeds at least have; what has not run is not there.
     """
-    delta = number("delta", delta, above=0, below=1)
+    delta = number("delta", delta, least=1e-12, below=1)
     if len({contrast.experiment for contrast in contrasts}) > 1:
         raise ValueError("contrasts of several experiments: each is corrected by itself")
     found, students = [], [row for row in rows if row.get("role") != "teacher"]

@@ -171,11 +171,16 @@ def _with_noise(labels: np.ndarray, share: float, count: int, generator: np.rand
 
 def read_finished(place: Path, dataset: Dataset) -> Finished:
     """A run that has ended, from its folder; `dataset` is what it was trained on."""
-    content = json.loads((place / "run.json").read_text(encoding="utf-8"))
-    row, shape = content["row"], dataset.train.images[:1].shape
-    module = networks.named(content["asked"]["network"], len(dataset.classes))
-    checkpoints = SavedCheckpoints(module, place / "checkpoints", tuple(content["steps"]), shape)
-    history = np.array(content["history"])
+    shape = dataset.train.images[:1].shape
+    try:
+        content = json.loads((place / "run.json").read_text(encoding="utf-8"))
+        row, steps, history = content["row"], tuple(content["steps"]), np.array(content["history"], dtype=float)
+        module = networks.named(content["asked"]["network"], len(dataset.classes))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{place / 'run.json'} is damaged ({error}): remove {place}, and it is trained again"
+        ) from None
+    checkpoints = SavedCheckpoints(module, place / "checkpoints", steps, shape)
     trained = Trained(
         module, checkpoints, history, row["seconds"], row["images_per_second"], folder=place, engine=row["engine"]
     )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from kdlib.tools.arrays import choice, integer, number
+from kdlib.tools.arrays import choice, integer, number, real_array
 
 Activation = Literal["relu", "erf", "gelu"]
 PIXEL_PAIRS_PER_BLOCK = 2**26  # float64 intermediate arrays of at most about half a gigabyte each
@@ -203,9 +203,9 @@ def _check_architecture(architecture: FullyConnected | Convolutional) -> None:
 def _inputs(architecture: FullyConnected | Convolutional, x: Any, name: str, dtype: Any) -> jax.Array:
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, not {np.dtype(dtype)}")
-    if np.iscomplexobj(x):
-        raise ValueError(f"{name} must be real, not complex: take its real part if that is meant")
-    x = jnp.asarray(x, dtype)
+    if not hasattr(architecture, "as_inputs"):
+        raise TypeError(f"architecture must be FullyConnected or Convolutional, not {type(architecture).__name__}")
+    x = jnp.asarray(real_array(name, x), dtype)
     if not x.ndim or not len(x) or not bool(jnp.isfinite(x).all()):
         raise ValueError(f"{name} must have shape (n, ...) with n >= 1 and finite entries, in {np.dtype(dtype)}")
     try:

@@ -46,7 +46,7 @@ class DistillationLoss:
 
     def __post_init__(self):
         object.__setattr__(self, "soft_ratio", number("soft_ratio", self.soft_ratio, least=0, most=1))
-        object.__setattr__(self, "temperature", number("temperature", self.temperature, above=0))
+        object.__setattr__(self, "temperature", number("temperature", self.temperature, least=1e-6, most=1e9))
         choice("temperature_scaling", self.temperature_scaling, ("none", "squared"))
 
     @property

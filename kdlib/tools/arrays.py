@@ -106,6 +106,13 @@ def integer(name: str, value: Any, *, least: int | None = None, most: int | None
     return result
 
 
+def instance(name: str, value: Any, kind: type) -> Any:
+    """`value`, which must be a `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
 def choice(name: str, value: Any, options: Sequence[Any]) -> Any:
     """`value`, if it is one of `options`."""
     if value not in options:

@@ -17,6 +17,7 @@ import numpy as np
 from kdlib.tools.provenance import ROOT
 
 PART = 15 * 2**20  # bytes: files that can be carried where larger ones cannot
+_SEAL = b"kdlib sha256 "  # before a content: its digest follows
 _LIST = b"kdlib parts\n"
 
 
@@ -52,6 +53,21 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
         os.close(folder)
 
 
+def sealed(content: bytes) -> bytes:
+    """Content behind its own digest, so that a single bit that has changed is noticed."""
+    return _SEAL + hashlib.sha256(content).hexdigest().encode() + content
+
+
+def unsealed(path: str | Path, content: bytes) -> bytes:
+    """What was sealed; ValueError if it has changed. Content without a seal, of an older version, is as it is."""
+    if not content.startswith(_SEAL):
+        return content
+    digest, rest = content[len(_SEAL) :][:64], content[len(_SEAL) + 64 :]
+    if hashlib.sha256(rest).hexdigest().encode() != digest:
+        raise ValueError(f"{path} is damaged: remove it to begin anew")
+    return rest
+
+
 def write_in_parts(path: str | Path, content: bytes, limit: int = PART) -> None:
     """Write `content` as files of at most `limit` bytes: `path`, or beside it `<name>.<digest>-<k>`, which it lists.
 
@@ -60,7 +76,9 @@ def write_in_parts(path: str | Path, content: bytes, limit: int = PART) -> None:
     path = Path(path)
     parts = [content[start : start + limit] for start in range(0, len(content), limit)]
     names = []
-    if len(parts) > 1:
+    if len(parts) <= 1:
+        content = sealed(content)
+    else:
         digest = hashlib.sha256(content).hexdigest()
         names = [f"{path.name}.{digest[:16]}-{k}" for k in range(len(parts))]
         for name, part in zip(names, parts, strict=True):
@@ -76,8 +94,10 @@ def read_in_parts(path: str | Path) -> bytes:
     """What `write_in_parts` has written; ValueError if a part is missing or is not what was written."""
     path = Path(path)
     content = path.read_bytes()
-    if not content.startswith(_LIST):
-        return content
+    if not content.startswith((_LIST, _SEAL)):
+        raise ValueError(f"{path} is damaged, or of an older version: remove it to begin anew")
+    if content.startswith(_SEAL):
+        return unsealed(path, content)
     listed = json.loads(content.removeprefix(_LIST))
     missing = [name for name in listed["parts"] if not path.with_name(name).exists()]
     whole = b"" if missing else b"".join(path.with_name(name).read_bytes() for name in listed["parts"])

@@ -11,7 +11,7 @@ from kdlib.tools.arrays import integer, number, real_array
 
 def clopper_pearson(successes, trials: int, delta: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
     """The exact two-sided interval of level `1 - delta` for a binomial probability: `(lower, upper)` arrays."""
-    delta = number("delta", delta, above=0, below=1)
+    delta = number("delta", delta, least=1e-12, below=1)
     trials = integer("trials", trials, least=1)
     successes = real_array("successes", successes)
     if np.any(successes < 0) or np.any(successes > trials) or np.any(successes != np.round(successes)):
@@ -30,7 +30,7 @@ def mean_interval(values, delta: float = 0.05) -> tuple[float, float]:
         `(seeds,)`; or `(cases, seeds)`, where cases and seeds are both random draws: the variance of the mean is then
         the sum of what the means by seed and the means by case show.
     """
-    delta = number("delta", delta, above=0, below=1)
+    delta = number("delta", delta, least=1e-12, below=1)
     values = real_array("values", values, ndim=(1, 2))
     if values.shape[-1] < 2 or (values.ndim == 2 and len(values) < 2):
         raise ValueError(
@@ -47,7 +47,9 @@ def mean_interval(values, delta: float = 0.05) -> tuple[float, float]:
 
 def holm(p_values) -> np.ndarray:
     """`(k,)` p-values corrected for being several (Holm 1979): at least the given ones, at most one."""
-    p = np.asarray(p_values, float)
+    p = real_array("p_values", p_values, ndim=1)
+    if p.size and not (p.min() >= 0 and p.max() <= 1):
+        raise ValueError(f"p_values must lie between 0 and 1, not {p.min():g} to {p.max():g}")
     order = np.argsort(p)
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     corrected = np.empty_like(p)

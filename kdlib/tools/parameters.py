@@ -6,13 +6,14 @@ an hour with its default. The cell after a notebook's `parameters` cell calls `c
 
 from __future__ import annotations
 
+import ast
 import difflib
-import math
 import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+_LARGEST, _SMALLEST = 1e300, 1e-300  # of a number that can be computed with
 _NOTEBOOK_NAMES = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 
 
@@ -52,8 +53,10 @@ class Real:
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with `value`, or None."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
             return f"must be a finite number, not {value!r}"
+        if 0 < abs(value) < _SMALLEST:
+            return f"must be zero or at least {_SMALLEST:g} in size, not {value!r}"
         inside = self.low < value <= self.high if self.open_below else self.low <= value <= self.high
         return None if inside else f"must be in {'(' if self.open_below else '['}{self.low}, {self.high}], not {value}"
 
@@ -71,16 +74,19 @@ class Choice:
 
 @dataclass(frozen=True)
 class Several:
-    """A list of at least `least` different values, each obeying `rule` (a list, for all its items)."""
+    """A list of `least` to `most` different values, each obeying `rule` (a list, for all its items)."""
 
     rule: Rule
     least: int = 1
+    most: int | None = None
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with `value`, or None."""
         if not isinstance(value, (list, tuple)) or len(value) < self.least:
             return f"must be a list of at least {self.least}, not {value!r}"
-        if len({str(item) for item in value}) < len(value):
+        if self.most is not None and len(value) > self.most:
+            return f"must be a list of at most {self.most}, not {value!r}"
+        if any(item == other for k, item in enumerate(value) for other in value[:k]):  # 4 and 4.0 are one
             return f"must not repeat an entry: {value!r}"
         return next((f"each entry {problem}" for item in value if (problem := self.rule.problem(item))), None)
 
@@ -148,7 +154,7 @@ def check(namespace: dict[str, Any], **rules: Rule) -> None:
         and not isinstance(value, (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type))
     }
     problems = []
-    for name in sorted(set(given) - set(rules)):
+    for name in sorted((set(given) | _assigned(namespace)) - set(rules)):
         near = difflib.get_close_matches(name, rules, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"this notebook takes {', '.join(sorted(rules))}"
         problems.append(f"unknown parameter {name!r}: {hint}")
@@ -158,3 +164,20 @@ def check(namespace: dict[str, Any], **rules: Rule) -> None:
             problems.append(f"parameter {name!r} {problem}")
     if problems:
         raise ParameterError("; ".join(problems))
+
+
+def _assigned(namespace: dict[str, Any]) -> set[str]:
+    """The names that earlier cells have set: also those that an import or the notebook itself has overwritten since."""
+    cells = namespace.get("In", [])
+    if not isinstance(cells, list):
+        return {"In"}
+    found = set()
+    for cell in cells[:-1]:
+        try:
+            statements = ast.parse(cell).body
+        except SyntaxError:  # a magic of the notebook's
+            continue
+        for statement in statements:
+            targets = statement.targets if isinstance(statement, ast.Assign) else []
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found

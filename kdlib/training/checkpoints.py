@@ -11,9 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization
+from msgpack.exceptions import UnpackException
 
-from kdlib.tools.files import write_whole
+from kdlib.tools.files import sealed, unsealed, write_whole
 from kdlib.training.networks import Network
+
+# What MessagePack and flax say of bytes that are not theirs
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError, UnpackException)
 
 
 class SavedCheckpoints(Mapping[int, Any]):
@@ -47,15 +51,15 @@ class SavedCheckpoints(Mapping[int, Any]):
 
 def save_variables(path: str | Path, variables: Any) -> None:
     """Write variables as MessagePack; the file appears whole or not at all."""
-    write_whole(path, serialization.to_bytes(variables))
+    write_whole(path, sealed(serialization.to_bytes(variables)))
 
 
 def read_variables(network: Network, path: str | Path, shape: tuple[int, ...]) -> Any:
     """Variables of `network` for images of `shape` `(1, height, width, channels)`. Nothing is unpickled."""
     template = _template(network, tuple(shape))
     try:
-        variables = serialization.from_bytes(template, Path(path).read_bytes())
-    except (ValueError, KeyError) as error:
+        variables = serialization.from_bytes(template, unsealed(path, Path(path).read_bytes()))
+    except DAMAGE as error:
         raise ValueError(f"{path} does not hold the variables of {network}: {error}") from None
     for have, want in zip(jax.tree.leaves(variables), jax.tree.leaves(template), strict=True):
         if np.shape(have) != want.shape:

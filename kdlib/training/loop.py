@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from kdlib.tools.arrays import choice, class_labels, number, sign_labels
 from kdlib.tools.files import read_in_parts, sha256_of, write_in_parts
-from kdlib.training.checkpoints import SavedCheckpoints
+from kdlib.training.checkpoints import DAMAGE, SavedCheckpoints
 from kdlib.training.memory import LogitsMemory
 from kdlib.training.networks import Network, apply_in_blocks
 from kdlib.training.recipe import Recipe
@@ -252,8 +252,13 @@ class _Folder:
         """The state in the folder, if there is one and it is of this problem; else the given one."""
         if not self._path.exists():
             return state
-        content: Any = serialization.msgpack_restore(read_in_parts(self._path))
-        if content.pop("problem") != self._problem:
+        stored = read_in_parts(self._path)
+        try:
+            content: Any = serialization.msgpack_restore(stored)
+            problem = content.pop("problem")
+        except DAMAGE as error:
+            raise ValueError(f"{self._path} is damaged ({error}): remove it to begin anew") from None
+        if problem != self._problem:
             raise ValueError(
                 f"{self._path} is the state of another training (network, recipe, teacher, data or checkpoints): use "
                 "another folder"
