@@ -187,8 +187,8 @@ def least_certificate(
     """
     gram = gram_matrix("gram", gram)
     n = len(gram)
-    labels = real_array("labels", labels, shape=(n,))
-    start = np.zeros(n if np.any(labels == -1) else (n, max(2, int(np.max(labels)) + 1)))
+    given = real_array("labels", labels, shape=(n,))
+    start = np.zeros(n if np.any(given == -1) else (n, max(2, int(given.max()) + 1)))
     start, labels = logits_and_labels(start if prior is None else prior, labels, name="prior")
     start = _centred(start)
     steps = integer("steps", steps, least=1)

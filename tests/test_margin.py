@@ -130,7 +130,7 @@ def test_distillation_adds_the_teachers_error_and_refuses_a_dependent_teacher(pr
         (dict(norm=-5.0), "norm"),
         (dict(norm=np.nan), "norm"),
         (dict(values=np.r_[np.nan, np.ones(29)]), "values must be finite"),
-        (dict(gram=np.diag(np.r_[-1.0, np.ones(29)])), "not negative"),
+        (dict(gram=np.diag(np.r_[-1.0, np.ones(29)])), "negative entry"),
         (dict(choices=0), "choices"),
         (dict(labels=np.zeros(30)), "-1 or 1"),
         (dict(labels=np.ones(29)), "labels must have shape"),

@@ -184,7 +184,7 @@ def test_a_home_that_cannot_be_written_to(tmp_path):
 
 
 @pytest.mark.parametrize("free, said", [(1e6, True), (1e12, False)])
-def test_a_full_disk_is_named(monkeypatch, capsys, free, said):
+def test_a_full_disk_is_named(monkeypatch, capsys, tmp_path, free, said):
     class Failed:
         def __init__(self, *_, **__):
             pass
@@ -198,6 +198,7 @@ def test_a_full_disk_is_named(monkeypatch, capsys, free, said):
         def wait(self):
             return 1
 
+    monkeypatch.setattr(driver, "ROOT", tmp_path)
     monkeypatch.setattr(driver.subprocess, "Popen", Failed)
     monkeypatch.setattr(driver.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free}))
     assert driver.snakemake([]) == 1

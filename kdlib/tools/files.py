@@ -94,9 +94,7 @@ def read_in_parts(path: str | Path) -> bytes:
     """What `write_in_parts` has written; ValueError if a part is missing or is not what was written."""
     path = Path(path)
     content = path.read_bytes()
-    if not content.startswith((_LIST, _SEAL)):
-        raise ValueError(f"{path} is damaged, or of an older version: remove it to begin anew")
-    if content.startswith(_SEAL):
+    if not content.startswith(_LIST):
         return unsealed(path, content)
     listed = json.loads(content.removeprefix(_LIST))
     missing = [name for name in listed["parts"] if not path.with_name(name).exists()]
