@@ -35,7 +35,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 PYTEST := KDLIB_RECORDS="$(CURDIR)/_build/test-records" KDLIB_LOCK=$(LOCK) python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := book
-.PHONY: help book chapter serve compare pdf fuzz check types test test-cluster reproduce data accept environment wheels torch outputs results browser lint notebook-diffs \
+.PHONY: help book chapter serve compare pdf fuzz kills check types test test-cluster reproduce data accept environment wheels torch outputs results browser lint notebook-diffs \
   gpu benchmark benchmark-ntk benchmark-engines benchmark-bfloat16 certified lock clean
 
 help: ## this list
@@ -66,6 +66,9 @@ test: book browser ## everything: lint, types, library, notebooks, rendered page
 # Counts of what was refused, and of what must not happen: a wrong value accepted, a foreign traceback, a hang.
 fuzz: environment ## wrong input by the thousand: calls, parameters, damaged files (3 minutes)
 	@python tests/fuzz.py
+
+kills: environment ## a campaign killed thirty times, against one left alone (15 minutes)
+	@python tests/kills.py
 
 test-cluster: environment ## a job on a Slurm of this machine's own (root; it starts daemons and puts back what it changes)
 	@$(PYTEST) -n 0 -m cluster tests/cluster

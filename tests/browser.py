@@ -53,20 +53,23 @@ def install() -> str | None:
 
 
 def contrast(page, element):
-    """WCAG contrast between an element's text and what is painted behind it."""
-    colours = page.evaluate(
+    """WCAG contrast between an element's text and what is painted behind it, layer over layer."""
+    text, *layers = page.evaluate(
         """element => {
-            let back = element;
-            const clear = 'rgba(0, 0, 0, 0)';
-            while (back.parentElement && getComputedStyle(back).backgroundColor === clear) back = back.parentElement;
-            return [getComputedStyle(element).color, getComputedStyle(back).backgroundColor];
+            const layers = [getComputedStyle(element).color];
+            for (let at = element; at; at = at.parentElement) layers.push(getComputedStyle(at).backgroundColor);
+            return layers;
         }""",
         element,
     )
+    numbers = lambda colour: [float(value) for value in re.findall(r"[\d.]+", colour)]
+    behind = [255.0, 255.0, 255.0]
+    for layer in reversed(layers):
+        *colour, alpha = (*numbers(layer), 1.0)[:4] if len(numbers(layer)) == 3 else numbers(layer)
+        behind = [alpha * above + (1 - alpha) * below for above, below in zip(colour, behind, strict=True)]
     luminance = []
-    for colour in colours:
-        channels = [float(value) / 255 for value in re.findall(r"[\d.]+", colour)[:3]]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    for colour in (numbers(text)[:3], behind):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in colour)]
         luminance.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
     return (max(luminance) + 0.05) / (min(luminance) + 0.05)
 

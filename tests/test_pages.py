@@ -151,7 +151,7 @@ def test_links_inside_the_pdf_lead_somewhere():
     assert len(inside) > 300 and inside <= set(identities)
 
 
-def test_the_pdf_is_printed(tmp_path):
-    pdf.write(tmp_path / "book.pdf", ["index", "glossary"])
+def test_the_pdf_is_printed(chromium, tmp_path):
+    pdf.write(tmp_path / "book.pdf", ["index", "glossary"], chromium)
     content = (tmp_path / "book.pdf").read_bytes()
     assert content.startswith(b"%PDF") and len(content) > 20_000 and not (HTML.parent / "whole.html").exists()

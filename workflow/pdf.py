@@ -78,8 +78,34 @@ def _inside(address: str, name: str, names: list[str]) -> str:
     return f"#{target}--{place}" if target in names else address
 
 
-def write(target: Path, names: list[str]):
-    """Print these pages."""
+def write(target: Path, names: list[str], chromium):
+    """Print these pages by a browser that Playwright has started."""
+    page_file = HTML / "whole.html"
+    page_file.write_text(whole(names))
+    page = chromium.new_page()
+    try:
+        page.goto(page_file.as_uri())
+        page.wait_for_function("MathJax.startup && MathJax.startup.promise", timeout=120_000)
+        page.evaluate("MathJax.startup.promise")
+        number = '<span style="font-size:8px;width:100%;text-align:center" class="pageNumber"></span>'
+        page.pdf(
+            path=target,
+            format="A4",
+            margin={side: "17mm" for side in ("top", "bottom", "left", "right")},
+            print_background=True,
+            outline=True,
+            tagged=True,
+            display_header_footer=True,
+            header_template="<span></span>",
+            footer_template=number,
+        )
+    finally:
+        page.close()
+        page_file.unlink()
+
+
+def main():
+    """Print the whole book."""
     from playwright.sync_api import sync_playwright
 
     sys.path.insert(0, str(ROOT / "tests"))
@@ -88,33 +114,13 @@ def write(target: Path, names: list[str]):
     executable = browser.find()
     if executable is None:
         sys.exit("no browser: run `make browser`, or set CHROMIUM to the executable of a Chromium or Chrome")
-    page_file = HTML / "whole.html"
-    page_file.write_text(whole(names))
-    try:
-        with sync_playwright() as playwright:
-            instance = playwright.chromium.launch(executable_path=executable, args=list(browser.FLAGS))
-            page = instance.new_page()
-            page.goto(page_file.as_uri())
-            page.wait_for_function("MathJax.startup && MathJax.startup.promise", timeout=120_000)
-            page.evaluate("MathJax.startup.promise")
-            number = '<span style="font-size:8px;width:100%;text-align:center" class="pageNumber"></span>'
-            page.pdf(
-                path=target,
-                format="A4",
-                margin={side: "17mm" for side in ("top", "bottom", "left", "right")},
-                print_background=True,
-                outline=True,
-                tagged=True,
-                display_header_footer=True,
-                header_template="<span></span>",
-                footer_template=number,
-            )
-            instance.close()
-    finally:
-        page_file.unlink()
+    book = ROOT / "_build" / "book.pdf"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=list(browser.FLAGS))
+        write(book, pages(), chromium)
+        chromium.close()
+    print(f"{book.relative_to(ROOT)}: {book.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    book = ROOT / "_build" / "book.pdf"
-    write(book, pages())
-    print(f"{book.relative_to(ROOT)}: {book.stat().st_size / 1e6:.1f} MB")
+    main()

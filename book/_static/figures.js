@@ -182,14 +182,14 @@ window.kd = window.kd || {};
       make("span", {}, field, c.label);
       values[c.name] = c.value;
       if (c.options) {
-        const input = make("select", { "data-control": c.name }, field);
+        const input = make("select", { "data-control": c.name, "aria-label": c.label }, field);
         for (const [value, text] of c.options) make("option", { value }, input, text);
         input.value = c.value;
         input.addEventListener("change", () => { values[c.name] = input.value; update(); });
         inputs[c.name] = { input };
       } else {
         const shown = make("output", {}, field);
-        const input = make("input", { type: "range", min: 0, max: 1000, step: 1, "data-control": c.name }, field);
+        const input = make("input", { type: "range", min: 0, max: 1000, step: 1, "data-control": c.name, "aria-label": c.label }, field);
         input.value = position(c, c.value);
         input.addEventListener("input", () => { values[c.name] = valueAt(c, Number(input.value)); update(); });
         if (c.step) input.addEventListener("keydown", event => { // one step, where a thousandth of the way is less
