@@ -209,15 +209,15 @@ def test_controls_by_keyboard(opened):
     sliders = page.query_selector_all(f"{figure} input[type=range]")
     assert sliders
     start = page.evaluate(picture)
-    for slider in sliders:
-        said, before = slider.get_attribute("aria-valuetext"), page.evaluate(picture)
+    for slider in sliders:  # each alone: with soft labels only (E1) a temperature rightly moves nothing
+        said = slider.get_attribute("aria-valuetext")
         slider.focus()
         at_the_end = slider.evaluate("one => one.value === one.max")
         for _ in range(40):
             page.keyboard.press("ArrowLeft" if at_the_end else "ArrowRight")
-        assert page.evaluate(picture) != before and slider.get_attribute("aria-valuetext") != said
-    page.click(f"{figure} .interactive-reset")
-    assert page.evaluate(picture) == start
+        assert page.evaluate(picture) != start and slider.get_attribute("aria-valuetext") != said
+        page.click(f"{figure} .interactive-reset")
+        assert page.evaluate(picture) == start
 
 
 @pytest.mark.slow
