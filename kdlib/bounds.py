@@ -54,9 +54,12 @@ class HeldOut:
 
 
 def transfer_risk(
-    path: InterpolationPath, teacher_logits, *, n: Sequence[int] | None = None, delta: float = 0.05
+    path: InterpolationPath, teacher_logits, *, n: Sequence[int] | None = None, delta: float = 0.05, offset=0.0
 ) -> HeldOut:
     """`R_n = P[sgn z_n(x) != sgn z_t(x)]`, measured on the path's held-out inputs.
+
+    With an `offset` the student is `f_0 + z_n`, and the path's targets are `z_t - f_0`. R2 and R3 hold for it as they
+    stand, with `squared_norm` that of `z_t - f_0` and the whole `z_t` as `teacher_logits`.
 
     Parameters
     ----------
@@ -66,9 +69,13 @@ def transfer_risk(
         `(M,)`, the teacher's `z_t` on the held-out inputs.
     n
         sample sizes quoted together (`delta` is split over them); None for all of `1..N`.
+    offset
+        `f_0` on the held-out inputs, `(M,)`, or a number.
     """
     sizes, teacher = _sizes(path, n), _teacher(path, teacher_logits)
-    return _held_out(np.sign(path.predict(sizes)) != np.sign(teacher)[:, None], sizes, delta)
+    start = real_array("offset", offset)
+    start = np.full(len(teacher), float(start)) if start.ndim == 0 else real_array("offset", start, shape=teacher.shape)
+    return _held_out(np.sign(path.predict(sizes) + start[:, None]) != np.sign(teacher)[:, None], sizes, delta)
 
 
 def angle_bound(

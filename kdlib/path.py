@@ -82,11 +82,12 @@ class InterpolationPath:
             return np.sqrt(np.maximum(self.diagonal - explained, 0.0))
         return np.sqrt(np.maximum(self.diagonal[:, None] - self._sums(v**2, n), 0.0))
 
-    def certified(self, n: int, norm_bound: float) -> np.ndarray:
+    def certified(self, n: int, norm_bound: float, offset=0.0) -> np.ndarray:
         """Where student and teacher provably agree (R4), boolean `(M,)`.
 
         True at every `x` with `|z_n(x)| > sigma_n(x) sqrt(B^2 - ||w_n||^2)`, `B = norm_bound >= ||w*||`: no look at
-        the teacher's answer there. A `B` below `||w_n||` contradicts R1 and is an error.
+        the teacher's answer there. A `B` below `||w_n||` contradicts R1 and is an error. With an `offset`, `f_0` on
+        the held-out inputs, `(M,)` or a number, the student is `f_0 + z_n`, and `B` bounds the norm of `z_t - f_0`.
         """
         n, bound = self._checked(n), number("norm_bound", norm_bound, least=0)
         if np.ndim(self.coefficients) != 1:
@@ -98,7 +99,10 @@ class InterpolationPath:
                 f"norm_bound {bound:.6g} is below the student's norm {squared**0.5:.6g} at n = {n}: no teacher of "
                 "that norm gave these targets (R1); use a bound on ||w*||, or R6 for a teacher outside the space"
             )
-        return np.abs(self.predict(n)) > self.power_function(n) * np.sqrt(max(gap, 0.0))
+        start = real_array("offset", offset)
+        if start.ndim:
+            start = real_array("offset", start, shape=(len(self._cross()),))
+        return np.abs(self.predict(n) + start) > self.power_function(n) * np.sqrt(max(gap, 0.0))
 
     def _cross(self) -> np.ndarray:
         if self.cross_factor is None:

@@ -38,6 +38,22 @@ def test_risk_below_power_below_angle(circle):
     assert (power.estimate < angle.estimate).any() and angle.estimate[-1] < 1
 
 
+def test_a_start_that_is_not_zero(circle):
+    """R2, R3 and R4 with any f_0, of the space or not; a student without it disagrees more than they allow."""
+    task, path, _ = circle
+    new, squared_norm = task.sample(400, 1), task.teacher_weights @ task.teacher_weights
+    start = 1.5 * np.sign(np.sin(7 * new))
+    teacher = task.teacher(new) + start
+    risk = bounds.transfer_risk(path, teacher, offset=start).estimate
+    power = bounds.power_function_bound(path, teacher, squared_norm).estimate
+    assert (risk <= power).all() and (power <= bounds.angle_bound(path, teacher, squared_norm).estimate).all()
+    assert (bounds.transfer_risk(path, teacher).estimate > power).any()
+    sure = path.certified(20, np.sqrt(squared_norm), start)
+    assert sure.any() and (np.sign(path.predict(20) + start) == np.sign(teacher))[sure].all()
+    with pytest.raises(ValueError, match="offset"):
+        bounds.transfer_risk(path, teacher, offset=start[:-1])
+
+
 def test_angle_bound_is_its_definition(circle):
     task, path, teacher = circle
     weights, new = task.teacher_weights, task.features(task.sample(400, 1))
