@@ -42,7 +42,7 @@ def quantity(name, dtype, task, precision):
         start = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), start)
         recipe = Recipe(learning_rate=0.1, augment="crop-flip", precision=precision)
         engine = JaxEngine(residual, recipe, start, images.astype(dtype), targets.argmax(1), None)
-        engine.step(np.arange(len(images)), 1, 0.1, None)
+        engine.steps(np.arange(len(images))[None], 1, np.array([0.1]), None)
         change = jax.tree.map(lambda new, old: np.asarray(new - old), engine.variables["params"], start["params"])
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(change)])
     if name == "certified":
@@ -98,13 +98,14 @@ def throughput(networks, seconds, keep):
             start = jax.jit(network.init)(jax.random.key(0), images[:1])
             recipe = Recipe(learning_rate=0.01, augment="crop-flip", precision=precision)
             engine = JaxEngine(network, recipe, start, images, labels, None)
-            begin = time.perf_counter()
-            jax.block_until_ready(engine.step(rows[0], 1, 0.01, None))
+            begin, taken = time.perf_counter(), rows[np.arange(engine.chunk) % len(rows)]
+            rates = np.full(engine.chunk, 0.01)
+            jax.block_until_ready(engine.steps(taken, 1, rates, None))
             compiled, begin, steps = time.perf_counter() - begin, time.perf_counter(), 0
             while steps < 2 or time.perf_counter() - begin < seconds:
-                for batch in rows[:2]:
-                    loss = engine.step(batch, steps + 2, 0.01, None)
-                    steps += 1
+                for _ in range(2):
+                    loss = engine.steps(taken, steps + 2, rates, None)
+                    steps += engine.chunk
                 jax.block_until_ready(loss)
             rate = 128 * steps / (time.perf_counter() - begin)
             row = {

@@ -51,7 +51,7 @@ def measured(name, options):
         for way, engine in engines.items():
             begin = time.perf_counter()
             for k, batch in enumerate(rows):
-                loss = engine.step(batch, k + 1 + repeat * options.steps, 0.01, None)
+                loss = engine.steps(batch[None], k + 1 + repeat * options.steps, np.array([0.01]), None)[0]
             jax.block_until_ready(loss)
             if repeat:
                 seconds[way].append((time.perf_counter() - begin) / options.steps)

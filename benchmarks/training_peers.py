@@ -30,7 +30,7 @@ RESULTS = HERE / "results" / "training_peers.json"
 def trainer(name, batch, images, labels):
     """`f(steps)`: trains that many steps of `kdlib.training.step` and waits for the end."""
     network = named(name, 10)
-    step_once, optimiser = compiled_step(network, Recipe(batch_size=batch))
+    step_once, _, optimiser = compiled_step(network, Recipe(batch_size=batch))
     variables = network.init(jax.random.key(0), images[:1])
     state = [variables, optimiser.init(variables["params"])]
     key, generator = jax.random.key(1), np.random.default_rng(0)

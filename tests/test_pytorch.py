@@ -92,7 +92,10 @@ def test_a_step_is_that_of_jax(name, recipe):
         variables, after, losses = variables_of(network, seed), [], []
         for kind in (JaxEngine, TorchEngine):
             engine = kind(network, recipe, variables, IMAGES, LABELS, teacher_network)
-            losses = [*losses, [engine.step(np.arange(k, k + 16), k + 1, 0.01, teacher) for k in (0, 16)]]
+            losses = [
+                *losses,
+                [engine.steps(np.arange(k, k + 16)[None], k + 1, np.array([0.01]), teacher)[0] for k in (0, 16)],
+            ]
             after.append(engine.variables)
         np.testing.assert_allclose(*losses, rtol=1e-3)
         update = {part: vector(after[0][part]) - vector(variables[part]) for part in variables}

@@ -12,7 +12,7 @@ from kdlib.kernels import Convolutional, FullyConnected
 from kdlib.labels import DistillationLoss, minimiser
 from kdlib.training import CachedLogits, NTKParametrised, Recipe, Teacher, loop, read_variables, train
 from kdlib.training.networks import NETWORKS, Perceptron, ResNet, SmallConvolutional, apply_in_blocks, named
-from kdlib.training.step import augmented, compiled_step
+from kdlib.training.step import JaxEngine, augmented, compiled_step
 
 draw = np.random.default_rng(0)
 IMAGES = draw.normal(size=(48, 8, 8, 2)).astype(np.float32)
@@ -157,6 +157,30 @@ def test_seeds_learning_rates_and_lengths_share_a_compiled_step():
     step = compiled_step(NETWORK, QUICK)
     assert step is compiled_step(NETWORK, dataclasses.replace(QUICK, seed=7, learning_rate=0.1, epochs=9))
     assert step is not compiled_step(NETWORK, dataclasses.replace(QUICK, momentum=0.5))
+
+
+@pytest.mark.parametrize("kind", ["labels", "offline", "online"])
+def test_many_steps_in_one_call_are_the_same_training(monkeypatch, kind):
+    """As on a GPU: chunks end where variables are kept and where the teacher changes; differences are of rounding."""
+    teacher, recipe = None, dataclasses.replace(QUICK, epochs=7, augment="crop-flip")
+    if kind != "labels":
+        found = train(NETWORK, dataclasses.replace(QUICK, epochs=2), IMAGES, LABELS, keep=(0.0, 0.5))
+        ends = (1.0,) if kind == "offline" else (0.3, 0.7, 1.0)
+        stages = tuple((end, found.variables(step)) for end, step in zip(ends, found.steps[::-1], strict=False))
+        teacher = Teacher(NETWORK, stages)
+        recipe = dataclasses.replace(recipe, loss=DistillationLoss(1.0, 2.0))
+    calls, plain = [], train(NETWORK, recipe, IMAGES, LABELS, teacher=teacher, keep=(0.3, 0.5))
+    whole = JaxEngine.steps
+    monkeypatch.setattr(JaxEngine, "chunk", 4)
+    monkeypatch.setattr(
+        JaxEngine, "steps", lambda self, rows, *rest: calls.append(len(rows)) or whole(self, rows, *rest)
+    )
+    chunked = train(NETWORK, recipe, IMAGES, LABELS, teacher=teacher, keep=(0.3, 0.5))
+    assert set(calls) == {1, 4} and sum(calls) == 21 and chunked.steps == plain.steps
+    np.testing.assert_allclose(chunked.history, plain.history, rtol=1e-5)
+    for step in plain.steps:
+        for one, other in zip(*(jax.tree.leaves(found.variables(step)) for found in (chunked, plain)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 # --- the teacher ---

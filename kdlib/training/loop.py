@@ -147,7 +147,8 @@ def train(
         a folder in which a teacher's logits are kept for other students: those of the inputs as they are, and by the
         PyTorch engine those of augmented batches (`LogitsMemory`), for the same seed, batches and number of steps.
     pause
-        asked after each step, with its number, whether to stop: `Paused` is raised; in a folder, the state saved.
+        asked after each step (on a GPU: each few), with its number, whether to stop: `Paused` is raised; in a folder,
+        the state saved.
     progress
         show a progress bar.
 
@@ -200,9 +201,16 @@ def train(
     steps_by.restore(state.variables, state.moments)
     batches = islice(_batches(recipe, len(inputs)), state.step, None)
     losses, watch = [], _Watch(state)
-    for step in tqdm(range(state.step + 1, steps + 1), "training", steps, initial=state.step, disable=not progress):
-        loss = steps_by.step(next(batches), step, rates[step - 1], supervision.at((step - 1) / steps))
-        losses.append((step, loss))
+    step, bar = state.step, tqdm(desc="training", total=steps, initial=state.step, disable=not progress)
+    while step < steps:
+        # A chunk ends where variables are kept, and where the teacher changes.
+        room = min(next(k for k in kept if k > step), supervision.last(step, steps)) - step
+        ahead = steps_by.chunk if room >= steps_by.chunk else 1
+        rows, now = np.stack(list(islice(batches, ahead))), supervision.at(step / steps)
+        values = steps_by.steps(rows, step + 1, rates[step : step + ahead], now)
+        losses.append((step + 1, values))
+        step, loss = step + ahead, values[-1]
+        bar.update(ahead)
         watch.stepped(step, loss)
         paused = pause is not None and step < steps and pause(step)
         if step in kept or paused or (folder is not None and watch.since_saved() > save_every):
@@ -218,6 +226,7 @@ def train(
             watch.saved()
         if paused:
             raise Paused(f"stopped at step {step} of {steps}")
+    bar.close()
     rate = watch.steps_per_second() * recipe.batch_size
     history = np.array(state.history)
     return Trained(network, store.checkpoints, history, state.seconds, rate, initial, dtype, store.folder, engine)
@@ -399,7 +408,8 @@ def _finite(variables: Any) -> jax.Array:
 
 def _collect(history: np.ndarray, losses: list, per_epoch: int, steps: int) -> None:
     """Add the losses of steps to the epochs' means; the last epoch may be a fraction."""
-    values = jax.device_get([loss for _, loss in losses])  # not stacked: thousands of operands compile for minutes
-    for (step, _), value in zip(losses, values, strict=True):
-        epoch = (step - 1) // per_epoch
-        history[epoch] += value / min(per_epoch, steps - epoch * per_epoch)
+    values = jax.device_get([value for _, value in losses])  # not stacked: thousands of operands compile for minutes
+    for (first, _), taken in zip(losses, values, strict=True):
+        for step, value in enumerate(taken, start=first):
+            epoch = (step - 1) // per_epoch
+            history[epoch] += value / min(per_epoch, steps - epoch * per_epoch)

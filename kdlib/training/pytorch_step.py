@@ -25,6 +25,8 @@ _MOMENTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
 class TorchEngine:
     """An `Engine` (see `kdlib.training.step`) on PyTorch; arguments as of `JaxEngine`."""
 
+    chunk = 1
+
     def __init__(
         self, network: Network, recipe: Recipe, variables: Any, inputs: np.ndarray, labels: np.ndarray,
         teacher_network: Network | None, offset: Any = None, memory: LogitsMemory | None = None,
@@ -65,7 +67,10 @@ class TorchEngine:
                 if self._recipe.optimiser == "adam":
                     self._optimiser.state[parameter]["step"] = torch.tensor(float(self._steps))
 
-    def step(self, rows: np.ndarray, number: int, rate: float, teacher: Any) -> np.float32:
+    def steps(self, rows: np.ndarray, number: int, rates: np.ndarray, teacher: Any) -> list[np.float32]:
+        return [self._step(batch, number + k, float(rates[k]), teacher) for k, batch in enumerate(rows)]
+
+    def _step(self, rows: np.ndarray, number: int, rate: float, teacher: Any) -> np.float32:
         images = self._batch(rows, number)
         half = torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.precision == "bfloat16")
         targets = self._targets(images, rows, number, teacher)

@@ -24,7 +24,11 @@ class Engine(Protocol):
         of the network, in flax's form, after the steps taken.
     moments
         of the optimiser, a tree of the engine's own form.
+    chunk
+        steps that it likes to take in one call.
     """
+
+    chunk: int
 
     @property
     def variables(self) -> Any: ...
@@ -36,22 +40,29 @@ class Engine(Protocol):
         """Go on from these."""
         ...
 
-    def step(self, rows: np.ndarray, number: int, rate: float, teacher: Any) -> Any:
-        """One step on these rows of the inputs; the loss before it, a scalar.
+    def steps(self, rows: np.ndarray, number: int, rates: np.ndarray, teacher: Any) -> Any:
+        """Steps on rows `(k, batch)` of the inputs, `k` one or `chunk`; the loss before each, `(k,)`.
 
-        `number` tells the augmentation of the step, `rate` is the learning rate, `teacher` what `Supervision.at` gives.
+        `number` is the first step's and tells the augmentation, `rates` `(k,)` are the learning rates, `teacher` is
+        what `Supervision.at` gives.
         """
         ...
 
 
 class JaxEngine:
-    """An `Engine` whose step is one compiled call. `offset` `(n, ...)` is subtracted from the outputs."""
+    """An `Engine` whose steps are one compiled call. `offset` `(n, ...)` is subtracted from the outputs.
+
+    On a GPU small networks wait for Python between two steps: many in one call do not. On a CPU XLA's convolutions are
+    slow inside a loop, and a step takes long enough.
+    """
+
+    chunk = 1 if jax.default_backend() == "cpu" else 32
 
     def __init__(
         self, network: Network, recipe: Recipe, variables: Any, inputs: np.ndarray, labels: np.ndarray,
         teacher_network: Network | None, offset: Any = None,
     ):  # fmt: skip
-        self._step, optimiser = compiled_step(network, recipe, teacher_network)
+        self._step, self._many, optimiser = compiled_step(network, recipe, teacher_network)
         self.variables, self.moments = variables, optimiser.init(variables["params"])
         self._data, self._offset = (jnp.asarray(inputs), jnp.asarray(labels)), offset
         self._key = jax.random.key(recipe.seed + 1)
@@ -59,17 +70,20 @@ class JaxEngine:
     def restore(self, variables: Any, moments: Any) -> None:
         self.variables, self.moments = variables, moments
 
-    def step(self, rows: np.ndarray, number: int, rate: float, teacher: Any) -> jax.Array:
-        self.variables, self.moments, loss = self._step(
-            self.variables, self.moments, rows, self._key, np.uint32(number), rate, *self._data, teacher, self._offset
+    def steps(self, rows: np.ndarray, number: int, rates: np.ndarray, teacher: Any) -> list[jax.Array] | jax.Array:
+        one = len(rows) == 1
+        take, batch, rate = (self._step, rows[0], float(rates[0])) if one else (self._many, rows, rates)
+        self.variables, self.moments, loss = take(
+            self.variables, self.moments, batch, self._key, np.uint32(number), rate, *self._data, teacher, self._offset
         )
-        return loss
+        return [loss] if one else loss
 
 
 def compiled_step(network: Network, recipe: Recipe, teacher_network: Network | None = None):
-    """`(step, optimiser)`, compiled once for all data of one shape, seeds, learning rates and numbers of epochs.
+    """`(step, many, optimiser)`, compiled once for all data of one shape, seeds, learning rates and numbers of epochs.
 
-    `step(variables, moments, rows, key, number, rate, inputs, labels, teacher, offset) -> (variables, moments, loss)`.
+    `step(variables, moments, rows, key, number, rate, inputs, labels, teacher, offset) -> (variables, moments, loss)`;
+    `many` takes `(k, batch)` rows and `(k,)` rates, and `number` is that of the first.
     """
     return _compiled_step(network, replace(recipe, epochs=1, batch_size=1, learning_rate=1.0, seed=0), teacher_network)
 
@@ -115,7 +129,18 @@ def _compiled_step(network: Any, recipe: Recipe, teacher_network: Any):
         updates = jax.tree.map(lambda update: jnp.asarray(-rate, update.dtype) * update, updates)
         return {"params": optax.apply_updates(params, updates), **rest}, moments, loss
 
-    return step_once, optimiser
+    @jax.jit
+    def many(variables, moments, rows, key, number, rates, inputs, labels, teacher, offset):
+        def body(carried, now):
+            batch, k, rate = now
+            variables, moments, loss = step_once(*carried, batch, key, k, rate, inputs, labels, teacher, offset)
+            return (variables, moments), loss
+
+        numbers = number + jnp.arange(len(rows), dtype=jnp.uint32)
+        (variables, moments), losses = jax.lax.scan(body, (variables, moments), (rows, numbers, rates))
+        return variables, moments, losses
+
+    return step_once, many, optimiser
 
 
 @partial(jax.jit, static_argnums=0)

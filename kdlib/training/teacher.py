@@ -102,6 +102,16 @@ class Supervision:
         if isinstance(teacher, CachedLogits):
             self._now = jnp.asarray(teacher.of(index), jnp.float64)
 
+    def last(self, step: int, steps: int) -> int:
+        """The last step up to which what `at` gives after `step` of them stays the same."""
+        if not isinstance(self.teacher, Teacher):
+            return steps
+        end = next(end for end, _ in self.teacher.stages if step / steps < end)
+        last = max(step + 1, int(end * steps) - 1)
+        while last / steps < end:  # as `at` decides, rounding included
+            last += 1
+        return min(last, steps)
+
     def at(self, share: float) -> Any:
         """What a step takes: None, a table of logits for all examples, or the teacher's variables."""
         if isinstance(self.teacher, Teacher):
