@@ -53,7 +53,8 @@ def _facts(record: Record) -> list[str]:
         facts.append(f"[{low}, {high}] against {number(record.reference['min'])}")
     elif record.trials > 1:
         facts.append(count(record.trials))
-    facts.append("twin fails" if record.twin["failed"] else "TWIN PASSES")
+    if not record.outcome or record.outcome == "for":  # beside an effect that is not seen a twin tells nothing
+        facts.append("twin fails" if record.twin["failed"] else "TWIN PASSES")
     if record.kind != "observation":
         facts.append(f"notices {noticed(record.notices)}")
     return facts
@@ -83,7 +84,8 @@ def _body(record: Record) -> str:
     twin = "fails, as it must" if record.twin["failed"] else "passes: the check cannot fail"
     return (
         f"{count(record.trials)}: {compared}.{note} {_power(record)}{checked} "
-        f"Broken twin: {marked(record.twin['broken'])}; it <em>{twin}</em> "
+        f"{'Broken twin' if record.outcome in ('', 'for') else 'Compared with'}: {marked(record.twin['broken'])}; it "
+        f"<em>{twin}</em> "
         f"(worst slack {number(record.twin['slack']['min'])})."
     )
 
@@ -135,7 +137,7 @@ def noticed(factor: float | None) -> str:
 def effect(record: Record) -> str:
     """Of evidence: the mean effect, its interval, and what the design could have seen."""
     low, mean, high = (number(record.measured[name]) for name in ("min", "median", "max"))
-    return f"{mean} [{low}, {high}]; could have seen {number(record.power or 0.0)}"
+    return f"{mean} [{low}, {high}], uncorrected; could have seen {number(record.power or 0.0)}"
 
 
 def count(value: int, what: str = "comparison") -> str:

@@ -110,7 +110,8 @@ CLAIMS = (
         ("E1", "E4", "H1", "H2", "H3", "H4"),
         "Which labels are corrected is exact for every teacher; that mixing is best "
             "needs one that is neither better than "
-        "the labels nor much worse, for the student and the number of examples at hand.",
+        "the labels nor much worse, for the student and the number of examples at hand. Only "
+        "the observations of H3 ask for an interior optimum; the others are about corrections.",
     ),
     Claim(
         6, _HARUTYUNYAN,
