@@ -218,7 +218,7 @@ def training_operations(network: str, size: int = 32, batch: int = 8) -> float:
     from kdlib.training.step import compiled_step
 
     module = named(network, 10)
-    step, optimiser = compiled_step(module, Recipe())
+    step, _, optimiser = compiled_step(module, Recipe())
     images = jnp.zeros((batch, size, size, 3), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), images)
     moments = jax.eval_shape(optimiser.init, variables["params"])
