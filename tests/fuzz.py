@@ -13,94 +13,27 @@ from __future__ import annotations
 
 import argparse
 import ast
-import gzip
-import io
-import resource
 import sys
-import tarfile
-import time
-import traceback
-import warnings
-import zipfile
 from collections import Counter
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import jax
-import jax.numpy as jnp
 import nbformat
 import numpy as np
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from fuzz_files import broken_files
+from fuzz_judge import Outcome, judged
+
 from kdlib import bounds, choose, complexity, difficulty, dynamics, labels, margin
-from kdlib.data import readers
-from kdlib.difficulty import read_logits
 from kdlib.kernels import FullyConnected, analytic_ntk
 from kdlib.labels import DistillationLoss
 from kdlib.path import interpolation_path
-from kdlib.tools import files, intervals
+from kdlib.tools import intervals
 from kdlib.tools.parameters import ParameterError
 from kdlib.tools.provenance import ROOT
-from kdlib.training import Recipe, networks, read_variables, save_variables
-
-SLOW, MEMORY = 10.0, 2**30
-
-
-@dataclass
-class Outcome:
-    """Of one case: "refused", "value", "same", or one of those that must not happen; and what it was."""
-
-    kind: str
-    case: str
-
-
-def judged(case: str, call, wrong: bool, same=None) -> Outcome:
-    """Run a case. `wrong`: no value may come back; `same(value)`: it is the one of undamaged input."""
-    began, before = time.monotonic(), _peak()
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            value = call()
-    except (ValueError, TypeError) as error:
-        return Outcome("refused" if _is_ours(error) else "foreign", f"{case}: {type(error).__name__}: {error}")
-    except Exception as error:
-        return Outcome("foreign", f"{case}: {type(error).__name__}: {error}")
-    finally:
-        seconds, grown = time.monotonic() - began, _peak() - before
-    if seconds > SLOW or grown > MEMORY:
-        return Outcome("slow", f"{case}: {seconds:.0f} s, {grown / 2**20:.0f} MB")
-    if same is not None and same(value):
-        return Outcome("same", case)
-    if wrong or not _finite(value):
-        return Outcome("accepted", f"{case}: {value!r:.120}")
-    return Outcome("value", case)
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether it was raised by kdlib itself, or by Python for a wrong signature."""
-    last = traceback.extract_tb(error.__traceback__)[-1].filename
-    return "kdlib" in last or last == __file__
-
-
-def _finite(value) -> bool:
-    """Whether all numbers in a result are."""
-    if isinstance(value, (tuple, list)):
-        return all(map(_finite, value))
-    if isinstance(value, (float, np.ndarray)) and np.asarray(value).dtype.kind == "f":
-        return bool(np.isfinite(value).all())
-    return all(map(_finite, vars(value).values())) if type(value).__module__.startswith("kdlib") else True
-
+from kdlib.training import Recipe
 
 # --- Calls of the library ----------------------------------------------------------------------------------------
-
-NEVER = object()  # an optional argument that is left out of the call
 
 
 def functions() -> dict:
@@ -315,146 +248,6 @@ def parameters(count: int, seed: int):
             yield Outcome("foreign", f"{called}: {type(error).__name__}: {error}")
         else:
             yield Outcome("same" if isinstance(value, list) and value == default else "accepted", called)
-
-
-# --- Files -------------------------------------------------------------------------------------------------------
-
-
-def pictures(draw) -> dict[str, bytes]:
-    """Six small images in two class folders."""
-    found = {}
-    for k in range(6):
-        content = io.BytesIO()
-        Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(content, "PNG")
-        found[f"{'cat' if k % 2 else 'dog'}/{k}.png"] = content.getvalue()
-    return found
-
-
-def archive(files_of: dict[str, bytes], kind: str) -> bytes:
-    content = io.BytesIO()
-    if kind == "zip":
-        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as opened:
-            for name, data in files_of.items():
-                opened.writestr(name, data)
-        return content.getvalue()
-    with tarfile.open(fileobj=content, mode=f"w:{kind}") as opened:
-        for name, data in files_of.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            opened.addfile(info, io.BytesIO(data))
-    return content.getvalue()
-
-
-def damaged(draw, content: bytes) -> tuple[str, bytes]:
-    """One mutation of a file."""
-    what = draw.choice(["bit", "bytes", "cut", "zeros", "twice", "more", "empty", "swap"]).item()
-    data, n = bytearray(content), len(content)
-    a, b = sorted(int(i) for i in draw.integers(0, n, 2))
-    if what == "bit":
-        data[a] ^= 1 << int(draw.integers(0, 8))
-    elif what == "bytes":
-        data[a : a + 4] = draw.integers(0, 256, len(data[a : a + 4]), dtype=np.uint8).tobytes()
-    elif what == "cut":
-        data = data[:a]
-    elif what == "zeros":
-        data[a:b] = bytes(b - a)
-    elif what == "twice":
-        data[b:b] = data[a:b]
-    elif what == "more":
-        data += draw.integers(0, 256, 1 + a % 700, dtype=np.uint8).tobytes()
-    elif what == "swap":
-        data[a:b] = data[a:b][::-1]
-    return what, b"" if what == "empty" else bytes(data)
-
-
-def formats(draw) -> dict:
-    """`{name: (file name, content, reader, whether the format has a checksum)}`."""
-    images, rows = pictures(draw), draw.normal(size=(6, 3))
-    npy = io.BytesIO()
-    np.save(npy, rows)
-    idx = (
-        b"\x00\x00\x08\x03"
-        + np.array([4, 5, 5], ">u4").tobytes()
-        + draw.integers(0, 256, 100, dtype=np.uint8).tobytes()
-    )
-    folder = lambda path: [a.tobytes() for a in _arrays(readers.read_image_folder(path, progress=False))]
-    sealed = files.sealed(draw.integers(0, 256, 400, dtype=np.uint8).tobytes())
-    network, one = networks.Perceptron(outputs=2), (1, 4, 4, 1)
-    variables = serialized(network, one)
-    text = "\n".join(",".join(f"{v:.6f}" for v in row) for row in rows).encode()
-    return {
-        "tar.gz": ("a.tar.gz", archive(images, "gz"), folder, True),
-        "tar.xz": ("a.tar.xz", archive(images, "xz"), folder, True),
-        "zip": ("a.zip", archive(images, "zip"), folder, True),
-        "tar": ("a.tar", archive(images, ""), folder, False),
-        "idx.gz": ("a.gz", gzip.compress(idx), lambda path: readers.read_idx(path).tobytes(), True),
-        "idx": ("a.idx", idx, lambda path: readers.read_idx(path).tobytes(), False),
-        "npy": ("a.npy", npy.getvalue(), lambda path: read_logits(path, 6).tobytes(), False),
-        "csv": ("a.csv", text, lambda path: read_logits(path, 6).tobytes(), False),
-        "checkpoint": ("a.msgpack", variables, lambda path: _leaves(network, path, one), True),
-        "certified": ("a.npz", interval_state(), certified, True),
-        "sealed": ("a.state", sealed, unseal, True),
-    }
-
-
-def unseal(path):
-    """What was sealed; content without a seal is of an older version elsewhere, here it is damage."""
-    content = Path(path).read_bytes()
-    found = files.unsealed(path, content)
-    if found == content:
-        raise ValueError(f"{path} has no seal")
-    return found
-
-
-def _arrays(raw) -> list[np.ndarray]:
-    return [raw.images, raw.labels, np.array(raw.classes, "U20"), raw.is_test]
-
-
-@lru_cache
-def serialized(network, shape) -> bytes:
-    """A checkpoint's file."""
-    with TemporaryDirectory() as place:
-        save_variables(Path(place) / "a", network.init(jax.random.key(0), jnp.zeros(shape)))
-        return (Path(place) / "a").read_bytes()
-
-
-def _leaves(network, path, shape) -> bytes:
-    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(read_variables(network, path, shape)))
-
-
-def certified(path):
-    """An interval that goes on from a state, if there is one."""
-    features = np.random.default_rng(1).normal(size=(30, 40))
-    gram = features @ features.T
-    found = complexity.certified_supervision_complexity(
-        lambda v: gram @ v, features[:, 0], ridge=0.1, checkpoint=path, progress=False
-    )
-    return round(found.lower, 6), round(found.upper, 6)
-
-
-@lru_cache
-def interval_state() -> bytes:
-    """The file of such a state."""
-    with TemporaryDirectory() as place:
-        certified(Path(place) / "a.npz")
-        return (Path(place) / "a.npz").read_bytes()
-
-
-def broken_files(count: int, seed: int):
-    """Files of each format that the library reads, damaged."""
-    with TemporaryDirectory() as place:
-        for k in range(count):
-            draw = np.random.default_rng([seed, k])
-            known = formats(np.random.default_rng(seed))
-            name = draw.choice(list(known)).item()
-            file, content, read, checked = known[name]
-            path = Path(place) / file
-            path.write_bytes(content)
-            whole = read(path)
-            what, other = damaged(draw, content)
-            path.write_bytes(other)
-            same = lambda value, whole=whole: value == whole
-            yield judged(f"{name}, {what}", lambda: read(path), checked, same)  # noqa: B023
 
 
 KINDS = {"calls": calls, "parameters": parameters, "files": broken_files}
