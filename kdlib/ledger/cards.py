@@ -64,7 +64,7 @@ def _body(record: Record) -> str:
     note = f" {marked(record.note)}" if record.note else ""
     if record.kind == "evidence":
         claims = f" On claim {' and '.join(map(str, record.claims))}." if record.claims else ""
-        return f"A contrast that was written down before it ran: {effect(record)}.{claims}{note}"
+        return f"A contrast of workflow/experiments.yaml: {effect(record)}.{claims}{note}"
     compared = {
         "identity": f"largest error {number(record.tolerance - record.slack['min'])}, tolerance "
         f"{number(record.tolerance)}",
