@@ -69,6 +69,15 @@ class MarginBound:
         return float(self.total[self.best])
 
     @property
+    def terms(self) -> dict[str, float]:
+        """What `value` is the sum of."""
+        return {
+            "ramp": float(self.ramp[self.best]),
+            "complexity": float(self.complexity[self.best]),
+            "confidence": self.confidence,
+        }
+
+    @property
     def vacuous(self) -> bool:
         """Whether the bound says nothing: one or more."""
         return self.value >= 1

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from kdlib import ledger as ledgers
-from kdlib.ledger import CLAIMS, STATEMENTS, CheckFailed, Ledger, Twin, chapters, read_records
+from kdlib.ledger import CLAIMS, STATEMENTS, CheckFailed, Ledger, Twin, WrongFormula, chapters, read_records
 from kdlib.tools.intervals import mean_interval
 
 
@@ -199,7 +199,38 @@ def test_a_check_says_that_it_notices_little(ledger):
     assert "only a right side" in ledger.bound("R1", "x", 0.1, 0.5, twin=BAD)._repr_html_()
     exact = ledger.identity("R1", "z", 2.0, 2.0, tolerance=0.0, twin=BAD)._repr_html_()
     assert "any change" in exact and "<code></code>" not in exact
-    assert "No factor" in ledger.bound("R1", "y", 0.0, 0.0, twin=BAD)._repr_html_()
+    assert "notices any excess" in ledger.bound("R1", "y", 0.0, 0.0, twin=BAD)._repr_html_()
+    room = ledger.identity("R1", "w", 1e-9, 0.0, tolerance=1e-6, twin=BAD)._repr_html_()
+    assert "notices an error of" in room
+    digits = ledger.identity("R1", "v", 2.0, 2.0, tolerance=1e-9, twin=BAD)._repr_html_()
+    assert "notices the <data>9</data>th digit" in digits
+
+
+def test_the_power_of_each_part(ledger):
+    """A term that a bound has room to lose, one that it has not, and one in an exponent: first factor that is noticed."""
+    record = ledger.bound(
+        "R1", "x", [0.5, 0.5], [1.1, 1.2], twin=Twin("t", 2.0, 1.0),
+        parts={
+            "large": [1.0, 1.1],  # noticed where 1.1 - 1 (1 - 1 / f) < 0.5, f > 2.5
+            "small": 0.1,
+            "exponent": lambda factor: ([0.5], [1.1 * 2.0 ** (1 - factor)]),  # f > 1 + log2 2.2 = 2.14
+        },
+    )  # fmt: skip
+    assert record.parts == {"large": 3.0, "small": None, "exponent": 3.0}
+    assert "large, by <data>3</data>; small, not by 100; exponent, by <data>3</data>." in record._repr_html_()
+
+
+def test_where_no_hypothesis_can_be_violated(ledger, tmp_path):
+    """A wrong formula is no twin, and neither is an observation's that no data could move."""
+    formula = ledger.bound("R1", "x", 0.1, 0.2, twin=WrongFormula("half of it", 0.1, 0.05))
+    null = ledger.observation("R4", "y", (0.1, 0.2), twin=Twin("the same twice", (0.0, 0.0), 0.0))
+    twin = ledger.bound("R1", "z", 0.1, 0.2, twin=BAD)
+    assert [record.twin["kind"] for record in read_records(tmp_path)] == ["formula", "hypothesis", "null"]
+    assert "wrong formula fails" in formula._repr_html_() and "No hypothesis can be violated" in formula._repr_html_()
+    assert "fails" not in null._repr_html_() and "by construction" in null._repr_html_()
+    assert "twin fails" in twin._repr_html_()
+    with pytest.raises(CheckFailed, match="cannot fail"):
+        ledger.bound("R1", "w", 0.1, 0.2, twin=WrongFormula("twice", 0.1, 0.4))
 
 
 def test_an_effect_of_zero_is_no_observation(ledger):

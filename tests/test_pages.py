@@ -68,6 +68,41 @@ def test_a_statement_has_one_name_and_leads_to_its_checks(articles):
             assert not re.match(r"(Theorem|Definition) \d", link.get_text()), (name, link)
 
 
+def test_a_number_leads_to_its_code_and_the_code_to_its_run(articles, at):
+    seen = 0
+    for name, article in articles.items():
+        for number in article.select("span.pasted-text"):
+            link = number.find_parent("a", class_="number")
+            assert link, (name, number)
+            source = article.find(id=link["href"].removeprefix("#"))
+            assert "glue(" in source.get_text(), (name, number)
+            bar = source.find_parent("details")
+            assert not bar or bar.select_one('a[href="ledger.html#the-run"]'), (name, number)
+            seen += 1
+    assert seen > 250 and articles["ledger"].find(id="the-run")
+    page = at("transfer_risk.html")
+    number = page.locator("a.number").first
+    bar = page.locator(f"details:has({number.get_attribute('href')})")
+    assert not bar.evaluate("bar => bar.open")
+    number.click()
+    assert bar.evaluate("bar => bar.open")
+
+
+def test_what_goes_on_to_the_right_is_marked_on_a_phone(at):
+    page = at("teachers.html", viewport={"width": 390, "height": 800})
+    picture = page.locator("a.image-reference.more-right").first.element_handle()
+    picture.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    page.wait_for_function("box => !box.classList.contains('more-right')", arg=picture)
+    assert page.locator(".more-right").count()
+
+
+@pytest.mark.parametrize("ending", ["What to take away", "What breaks it", "Exercises"])
+def test_a_chapter_of_the_theory_ends_with(articles, ending):
+    chapters = {statement.chapter for statement in STATEMENTS.values()} - {"since", "width", "teachers"}
+    for name in chapters:
+        assert any(ending in heading.get_text() for heading in articles[name].find_all("h2")), (name, ending)
+
+
 def test_words_of_the_glossary_carry_their_note_once_a_page(articles):
     notes = articles["transfer_risk"].select("a.note")
     assert len(notes) >= 5 and all(len(note["title"]) > 30 for note in notes)

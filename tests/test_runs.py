@@ -1,5 +1,7 @@
 """Runs of the batch: read when they have ended, other folders for other questions, what depends on which code."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
@@ -130,7 +132,7 @@ def test_a_run_that_has_ended_is_read(made, loaded, monkeypatch):
         runs.run(*arguments[:3], Recipe(**RECIPE, precision="float64"), folder)
 
 
-def test_complexity_along_a_training(made, loaded):
+def test_complexity_along_a_training(made, loaded, monkeypatch):
     _, (teacher, students) = made
     chosen = [students["offline", 1.0, 1.0], students["online", 1.0, 1.0]]
     found = along.complexity_along(chosen, teacher, loaded, points=20, progress=False)
@@ -148,6 +150,14 @@ def test_complexity_along_a_training(made, loaded):
     expected = supervision_complexity(gram, np.eye(10)[labels] - 0.1, ridge=ridge).adjusted
     assert of["online", 0.5, "own", "labels"]["adjusted"] == pytest.approx(expected, rel=1e-8)
     assert along.complexity_along(chosen, teacher, loaded, points=20, progress=False) == found  # read
+    for path in student.folder.glob("complexity-*.json"):
+        path.unlink()
+    kernels = sorted(teacher.trained.folder.glob("kernel-*.npy"))
+    assert len(kernels) == 2  # of the teacher's two stages
+    monkeypatch.setattr(along, "empirical_ntk", of_students_only := Mock(wraps=empirical_ntk))
+    again = along.complexity_along(chosen, teacher, loaded, points=20, progress=False)
+    assert [row["kernel_alignment"] for row in again] == [row["kernel_alignment"] for row in found]
+    assert all("outputs" not in call.kwargs for call in of_students_only.call_args_list)
     with pytest.raises(ValueError, match="not this teacher"):
         along.complexity_along([students["self", 1.0, 1.0]], teacher, loaded, points=20, progress=False)
 

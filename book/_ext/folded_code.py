@@ -1,8 +1,8 @@
 """Fold the code behind the pages: one bar below each figure or row of checks, however many cells made it.
 
 A cell tagged `open` teaches by its code and stays as it is. Neighbouring cells with nothing between them are one run:
-their outputs come first, then one folded bar with all of their code. It is an ordinary `<details>`: it opens without a
-script, and a browser's search finds what is in it.
+their outputs come first, then one folded bar with all of their code, and a link to what they were run with. It is an
+ordinary `<details>`: it opens without a script, and a browser's search finds what is in it.
 """
 
 from docutils import nodes
@@ -20,21 +20,19 @@ def _open(_translator, node):
 
 
 def _close(_translator, _node):
-    _translator.body.append("</details>\n")
+    _translator.body.append(
+        '<p class="of-run"><a href="ledger.html#the-run">the run</a></p></details>\n'
+    )
 
 
 def _is_folded(node) -> bool:
-    """Whether a node is a code cell whose code folds: it is not to stay open, and hides no output."""
+    """Whether a node is a code cell whose code folds: it is not to stay open."""
     is_cell = (
         isinstance(node, nodes.container)
         and node.get("nb_element") == "cell_code"
         and node.children
     )
-    return (
-        bool(is_cell)
-        and "tag_open" not in node["classes"]
-        and node.get("hide_mode") != "all"
-    )
+    return bool(is_cell) and "tag_open" not in node["classes"]
 
 
 class FoldCode(SphinxPostTransform):

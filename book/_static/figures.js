@@ -48,23 +48,14 @@ window.kd = window.kd || {};
   const short = v => {
     if (v === 0) return "0";
     const size = Math.abs(v);
-    if (size >= 1e4 || size < 1e-3) return v.toExponential(Math.abs(Math.log10(size) % 1) < 1e-9 ? 0 : 1).replace("e", "·10^").replace("+", "");
+    if (size >= 1e4 || size < 1e-3) {
+      const [digits, power] = v.toExponential(Math.abs(Math.log10(size) % 1) < 1e-9 ? 0 : 1).replace("+", "").split("e");
+      const raised = [...power].map(one => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(one)]).join("");
+      return `${{ "1": "", "-1": "−" }[digits] ?? `${digits}·`}10${raised}`;
+    }
     return String(Number(v.toPrecision(3)));
   };
   kd.short = short;
-
-  /* "10^-3" with its exponent raised. */
-  function label(parent, attributes, text) {
-    const element = make("text", attributes, parent);
-    for (const [k, part] of String(text).split(/\^(-?[\w.]+)/).entries()) {
-      const span = document.createElementNS(SVG, "tspan");
-      span.textContent = part;
-      if (k % 2) { span.setAttribute("dy", "-0.4em"); span.setAttribute("font-size", "75%"); }
-      else if (k) span.setAttribute("dy", "0.3em");
-      element.append(span);
-    }
-    return element;
-  }
 
   class Panel {
     constructor(spec, parent) {
@@ -72,7 +63,7 @@ window.kd = window.kd || {};
       this.box = make("div", { class: "interactive-panel" }, parent);
       if (spec.legend) {
         const list = make("ul", { class: "interactive-legend" }, this.box);
-        for (const [name, style] of spec.legend) make("li", { class: `ink-${style}` }, list, name);
+        for (const [name, style, mark = "line"] of spec.legend) make("li", { class: `ink-${style} mark-${mark}` }, list, name);
       }
       this.svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${spec.title || ""}: ${spec.ylabel} over ${spec.xlabel}` }, this.box);
       this.axes();
@@ -86,14 +77,14 @@ window.kd = window.kd || {};
       make("rect", { x: LEFT, y: TOP, width: WIDTH - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM }, make("clipPath", { id: clip }, svg));
       for (const v of ticks(spec.x, spec.logX)) {
         make("line", { class: "grid", x1: this.x(v), x2: this.x(v), y1: TOP, y2: HEIGHT - BOTTOM }, svg);
-        label(svg, { class: "tick", x: this.x(v), y: HEIGHT - BOTTOM + 15, "text-anchor": "middle" }, short(v));
+        make("text", { class: "tick", x: this.x(v), y: HEIGHT - BOTTOM + 15, "text-anchor": "middle" }, svg, short(v));
       }
       for (const v of ticks(spec.y, spec.logY)) {
         make("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: this.y(v), y2: this.y(v) }, svg);
-        label(svg, { class: "tick", x: LEFT - 6, y: this.y(v) + 4, "text-anchor": "end" }, short(v));
+        make("text", { class: "tick", x: LEFT - 6, y: this.y(v) + 4, "text-anchor": "end" }, svg, short(v));
       }
-      label(svg, { class: "axis", x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, spec.xlabel);
-      label(svg, { class: "axis", x: 2, y: 14 }, spec.ylabel);
+      make("text", { class: "axis", x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, svg, spec.xlabel);
+      make("text", { class: "axis", x: 2, y: 14 }, svg, spec.ylabel);
       this.ink = make("g", { "clip-path": `url(#${clip})` }, svg);
     }
 
@@ -139,7 +130,7 @@ window.kd = window.kd || {};
     }
 
     text({ x, y, text, style = "text", anchor = "start" }) {
-      label(this.ink, { class: `note ink-${style}`, x: this.x(x), y: this.y(y), "text-anchor": anchor }, text);
+      make("text", { class: `note ink-${style}`, x: this.x(x), y: this.y(y), "text-anchor": anchor }, this.ink, text);
     }
   }
 

@@ -17,9 +17,9 @@
       { name: "scaling", label: "weight c_T", options: [["none", "1"], ["squared", "T²"]], value: "none" },
     ],
     panels: [
-      { xlabel: "teacher's logit", ylabel: "effective logit of a perfect teacher", x: [-4, 4], y: [-6, 6], legend: [["effective logit", "blue"], ["the teacher's own", "muted"]] },
+      { xlabel: "teacher's logit", ylabel: "effective logit of a perfect teacher", x: [-4, 4], y: [-6, 6], legend: [["effective logit", "blue"], ["the teacher's own", "muted", "dash"]] },
       { xlabel: "wrong teacher's logit, towards the wrong class", ylabel: "effective logit, towards the true class", x: [0, data.reach], y: [-4, 4],
-        legend: [["error corrected", "green"], ["error kept", "vermilion"]] },
+        legend: [["error corrected", "green", "dot"], ["error kept", "vermilion", "dot"]] },
     ],
     draw({ ratio, temperature, scaling }) {
       const logit = (z, label) => f.effectiveLogit(z, label, ratio, temperature, scaling);
@@ -35,7 +35,7 @@
             { kind: "line", x: right.map(z => -z).reverse(), y: up.map(z => -z).reverse() }, { kind: "line", x: right, y: up }],
           [{ kind: "rule", y: 0 }, ...drawn],
         ],
-        said: `The supervision jumps by ${short(2 * up[0])} at the teacher's boundary. ${corrected.filter(Boolean).length} of ${data.errors.length} errors are corrected (${percent(share)}); ` +
+        said: `The supervision ${up[0] < 1e-4 ? "does not jump" : `jumps by ${short(2 * up[0])}`} at the teacher's boundary. ${corrected.filter(Boolean).length} of ${data.errors.length} errors are corrected (${percent(share)}); ` +
           `below ρ = ${short(threshold)} all of every teacher's are.`,
       };
     },
@@ -58,8 +58,8 @@
       title: "Drag the number of examples: where must student and teacher agree?",
       controls: [{ name: "n", label: "examples n", min: 1, max: data.inputs.length, step: 1, value: Math.min(16, data.inputs.length) }],
       panels: [
-        { xlabel: "input: an angle", ylabel: "answer (logit)", x: [0, 2 * Math.PI], y: [-5.5, 6], legend: [["teacher", "text"], ["student", "blue"], ["the teacher must be in here", "sky"], ["agreement certain", "green"]] },
-        { xlabel: "examples n (drag)", ylabel: "share of inputs", x: [1, data.inputs.length], y: [0, 1], drag: "n", legend: [["student differs", "text"], ["bound (R3)", "blue"], ["agreement certain", "green"]] },
+        { xlabel: "input: an angle", ylabel: "answer (logit)", x: [0, 2 * Math.PI], y: [-5.5, 6], legend: [["teacher", "text", "dash"], ["student", "blue"], ["the teacher must be in here", "sky", "band"], ["agreement certain", "green", "band"], ["examples", "vermilion", "dot"]] },
+        { xlabel: "examples n (drag)", ylabel: "share of inputs", x: [1, data.inputs.length], y: [0, 1], drag: "n", legend: [["student differs", "text", "dash"], ["bound (R3)", "blue"], ["agreement certain", "green"]] },
       ],
       draw({ n }) {
         const { student, width, sure, certified, wrong, doubt } = found[n - 1];
@@ -88,7 +88,7 @@
       { name: "curve", label: "supervision", options: Object.keys(data.norms).map(name => [name, name]), value: Object.keys(data.norms).pop() },
     ],
     panels: [
-      { xlabel: "examples n (drag)", ylabel: "squared norm", x: [data.sizes[0], data.sizes[data.sizes.length - 1]], y: data.norm_range, logX: true, logY: true, drag: "n", legend: [["squared norm", "blue"], ["its slope, I(n)", "vermilion"], ["slope one", "muted"]] },
+      { xlabel: "examples n (drag)", ylabel: "squared norm", x: [data.sizes[0], data.sizes[data.sizes.length - 1]], y: data.norm_range, logX: true, logY: true, drag: "n", legend: [["squared norm", "blue"], ["its slope, I(n)", "vermilion"], ["slope one", "muted", "dash"]] },
       { xlabel: "examples n (drag)", ylabel: "complexity term of the bound", x: [data.sizes[0], data.sizes[data.sizes.length - 1]], y: data.term_range, logX: true, logY: true, drag: "n", legend: [["complexity term", "blue"], ["which way it goes", "vermilion"]] },
     ],
     draw({ n, curve }) {
@@ -118,7 +118,7 @@
       { name: "delta", label: "may fail with probability δ", min: 1e-6, max: 0.3, log: true, value: 0.05 },
     ],
     panels: [{ xlabel: "margin γ (drag)", ylabel: "bound on the error", x: data.margins, y: [0, 1.2], logX: true, drag: "margin",
-      legend: [["certificate", "text"], ["ramp loss", "blue"], ["complexity", "orange"], ["confidence", "sky"], ["measured error", "vermilion"]] }],
+      legend: [["certificate", "text"], ["ramp loss", "blue", "dash"], ["complexity", "orange", "dash"], ["confidence", "sky", "dash"], ["measured error", "vermilion"]] }],
     draw({ margin, student, delta }) {
       const { achieved, norm, error } = data.students[student], grid = geometric(...data.margins, 80);
       const at = m => f.marginBound(achieved, norm, { margin: m, margins: data.grid, unit: data.unit, delta, choices: data.choices });
@@ -142,8 +142,8 @@
       { name: "doubt", label: "second logit (the first is 1)", min: 0.01, max: 1, log: true, value: 0.05 },
     ],
     panels: [
-      { xlabel: "first softened answer", ylabel: "second softened answer", x: [0, 1.15], y: [0, 1.15], legend: [["answers, by temperature", "blue"], ["as complex as the labels", "muted"], ["as complex as now", "vermilion"]] },
-      { xlabel: "temperature τ (drag)", ylabel: "complexity, relative to the labels'", x: [0.01, 100], y: [0, 5], logX: true, drag: "temperature", legend: [["relative complexity", "blue"], ["the labels'", "muted"]] },
+      { xlabel: "first softened answer", ylabel: "second softened answer", x: [0, 1.15], y: [0, 1.15], legend: [["answers, by temperature", "blue"], ["as complex as the labels", "muted", "dash"], ["as complex as now", "vermilion"]] },
+      { xlabel: "temperature τ (drag)", ylabel: "complexity, relative to the labels'", x: [0.01, 100], y: [0, 5], logX: true, drag: "temperature", legend: [["relative complexity", "blue"], ["the labels'", "muted", "dash"]] },
     ],
     draw({ temperature, correlation, doubt }) {
       const g = t => [f.softened(1, t), f.softened(doubt, t)], sc = ([a, b]) => f.pairComplexity(a, b, correlation);
@@ -208,8 +208,8 @@
       { name: "share", label: "share of the teacher ξ", min: -2, max: 3, step: 0.05, value: 0.5 },
     ],
     panels: [
-      { xlabel: "share of the teacher ξ (drag)", ylabel: "squared risk", x: [-2, 3], y: data.risks, drag: "share", legend: [["student", "blue"], ["the best share", "green"]] },
-      { xlabel: "ridge (drag)", ylabel: "squared risk", x: data.ridges, y: data.risks, logX: true, drag: "ridge", legend: [["teacher (share zero)", "text"], ["student of the best mixture", "green"]] },
+      { xlabel: "share of the teacher ξ (drag)", ylabel: "squared risk", x: [-2, 3], y: data.risks, drag: "share", legend: [["student", "blue"], ["the best share", "green", "dot"], ["your mixture", "vermilion", "dot"]] },
+      { xlabel: "ridge (drag)", ylabel: "squared risk", x: data.ridges, y: data.risks, logX: true, drag: "ridge", legend: [["teacher (share zero)", "text"], ["student of the best mixture", "green"], ["your mixture", "vermilion", "dot"]] },
     ],
     draw({ ridge, share }) {
       const here = f.bestMixture(data.problem, ridge), grid = geometric(...data.ridges, 30), along = grid.map(r => f.bestMixture(data.problem, r));
@@ -234,7 +234,7 @@
       { name: "ridge", label: "ridge", min: 0.01, max: 100, log: true, value: 1 },
       { name: "share", label: "share of labels", min: 0, max: 1, step: 0.01, value: 0 },
     ],
-    panels: [{ xlabel: "eigenvalue: complex to simple", ylabel: "share learnt", x: [1e-3, 1e3], y: [0, 1.05], logX: true, legend: [["now", "blue"], ["one fit", "text"], ["endless fits", "vermilion"]] }],
+    panels: [{ xlabel: "eigenvalue: complex to simple", ylabel: "share learnt", x: [1e-3, 1e3], y: [0, 1.05], logX: true, legend: [["now", "blue"], ["one fit", "text", "dash"], ["endless fits", "vermilion", "dash"]] }],
     draw({ rounds, ridge, share }) {
       const grid = geometric(1e-3, 1e3, 120), of = (k, s) => grid.map(v => f.selfDistillationFilter(v, ridge, k, s));
       const now = of(rounds, share), half = grid[now.findIndex(v => v > 0.5)];

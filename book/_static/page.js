@@ -27,7 +27,7 @@
         if (alike.length < 4 || alike.length < same.length) continue;
         const whole = document.createElement("details"), line = document.createElement("summary");
         whole.className = `check ${state}`;
-        line.innerHTML = `<strong>${name}</strong> ${alike.length} records <span class="facts"><b>${state.slice(6)}</b></span>`;
+        line.innerHTML = `<strong>${name}</strong> ${alike.length} records, each <span class="facts"><b>${state.slice(6)}</b></span>`;
         alike[0].before(whole);
         whole.append(line, ...alike);
       }
@@ -87,7 +87,18 @@
     search.addEventListener("input", searched);
   }
 
+  /* What is wider than its place, a phone's above all, is marked where it goes on. */
+  function fade() {
+    const places = "div.math, mjx-container[display='true'], .cell_output .output, a.image-reference, .figure-table, .pst-scrollable-table-container, .map-box";
+    const look = box => box.classList.toggle("more-right", box.scrollWidth - box.clientWidth - box.scrollLeft > 4);
+    const seen = new ResizeObserver(changed => changed.forEach(one => look(one.target)));
+    for (const box of document.querySelectorAll(places)) {
+      seen.observe(box);
+      box.addEventListener("scroll", () => look(box), { passive: true });
+    }
+  }
+
   addEventListener("hashchange", open);
   addEventListener("beforeprint", () => document.querySelectorAll("details.in-print, details.proof-behind").forEach(one => { one.open = true; }));
-  document.addEventListener("DOMContentLoaded", () => { group(); filter(); map(); open(); });
+  document.addEventListener("DOMContentLoaded", () => { group(); filter(); map(); fade(); open(); });
 })();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from kdlib.experiments.measures import agreement, centred_kernel_alignment
 from kdlib.experiments.runs import Finished, LoadedTask, time_is_over
 from kdlib.kernels.finite.gram import empirical_ntk
 from kdlib.tools.arrays import integer, number
-from kdlib.tools.files import write_whole
+from kdlib.tools.files import sha256_of, write_whole
 from kdlib.tools.provenance import code_hash, device_name, provenance, require_device
 from kdlib.training.loop import Paused
 
@@ -64,7 +65,6 @@ def complexity_along(
     require_device()
     jobs = [(student, step) for student in students for step in student.trained.steps]
     start: dict[str, tuple[np.ndarray, float]] = {}  # the factor of the initial kernel, by the seed of its weights
-    teacher_grams: dict[int, np.ndarray] = {}
     found = []
     for student, step in tqdm(jobs, desc="kernels", disable=not progress):
         if student.row["method"] not in SUPERVISED:
@@ -76,7 +76,7 @@ def complexity_along(
         if not path.exists():
             if time_is_over():
                 raise Paused("the time is over: the kernels that have been computed are kept")
-            rows = _rows(student, step, teacher, images, labels, ridge, start, teacher_grams)
+            rows = _rows(student, step, teacher, images, labels, ridge, start)
             write_whole(path, json.dumps(rows))
         found += json.loads(path.read_text(encoding="utf-8"))
     return found
@@ -91,9 +91,9 @@ def stage_of(steps: Sequence[int], share: float) -> int:
 
 def _rows(
     student: Finished, step: int, teacher: Finished, images: np.ndarray, labels: np.ndarray, ridge: float,
-    start: dict[str, tuple[np.ndarray, float]], teacher_grams: dict[int, np.ndarray],
+    start: dict[str, tuple[np.ndarray, float]],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Of one student at one step. `start` and `teacher_grams` keep what the next call needs again."""
+    """Of one student at one step. `start` keeps what the next call needs again."""
     row, share = student.row, step / student.trained.steps[-1]
     steps = [kept for kept in teacher.trained.steps if kept]
     stage = stage_of(steps, share) if row["method"] == "online" else row["teacher_step"] or steps[-1]
@@ -103,18 +103,13 @@ def _rows(
     if first is None:
         first = start[row["seed"]] = _factor(_gram(student, 0, images), ridge)
     measured = {"own": _factor(gram, ridge), "initial": first}
-    aligned = images[:ALIGNED]
-    if stage not in teacher_grams:
-        teacher_grams[stage] = empirical_ntk(
-            teacher.trained.network, teacher.trained.variables(stage), aligned, outputs="sum", dtype=np.float64,
-            progress=False,
-        )  # fmt: skip
-    summed = np.einsum("icjc->ij", gram[: len(aligned), :, : len(aligned)])
+    of_teacher = _teacher_gram(teacher, stage, images[:ALIGNED])
+    summed = np.einsum("icjc->ij", gram[: len(of_teacher), :, : len(of_teacher)])
     copied = ("run", "network", "data", "noise", "train_examples", "method", "temperature", "soft_ratio", "seed")
     about = {
         **{name: row[name] for name in (*copied, "teacher_network")}, "step": step, "share": round(share, 3),
         "teacher_step": stage, "points": len(images), "ridge": ridge,
-        "kernel_alignment": centred_kernel_alignment(summed, teacher_grams[stage]),
+        "kernel_alignment": centred_kernel_alignment(summed, of_teacher),
         "train_fidelity": agreement(student.trained.logits(images, step), teacher.trained.logits(images, stage)),
         "data_sha256": row["data_sha256"], "code": code_hash(CODE), "device": device_name(), **provenance(CODE),
     }  # fmt: skip
@@ -148,6 +143,20 @@ def _targets(
 def _gram(student: Finished, step: int, images: np.ndarray) -> np.ndarray:
     variables = student.trained.variables(step)
     return empirical_ntk(student.trained.network, variables, images, dtype=np.float64, progress=False)
+
+
+def _teacher_gram(teacher: Finished, stage: int, images: np.ndarray) -> np.ndarray:
+    """The teacher's kernel at a stage, summed over outputs; kept in the teacher's folder for all its students."""
+    folder = teacher.trained.folder
+    path = folder and folder / f"kernel-{stage}-{sha256_of(images)[:12]}-{code_hash(CODE)}.npy"
+    if path and path.exists():
+        return np.load(path, allow_pickle=False)
+    network, variables = teacher.trained.network, teacher.trained.variables(stage)
+    gram = empirical_ntk(network, variables, images, outputs="sum", dtype=np.float64, progress=False)
+    if path:
+        np.save(content := io.BytesIO(), gram, allow_pickle=False)
+        write_whole(path, content.getvalue())
+    return gram
 
 
 def _factor(gram: np.ndarray, ridge: float) -> tuple[np.ndarray, float]:

@@ -3,7 +3,7 @@
 """
 
 from kdlib.ledger.chapters import Chapter, chapter, chapters
-from kdlib.ledger.checks import EVIDENCE, CheckFailed, Ledger, Record, Twin, read_records
+from kdlib.ledger.checks import EVIDENCE, CheckFailed, Ledger, Record, Twin, WrongFormula, read_records
 from kdlib.ledger.claims import Answer, answer
 from kdlib.ledger.graph import edges, picture, uses
 from kdlib.ledger.pages import claims_report, claims_table, evidence_table, filters, table
@@ -21,6 +21,7 @@ __all__ = [
     "Record",
     "Statement",
     "Twin",
+    "WrongFormula",
     "chapter",
     "chapters",
     "answer",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -50,13 +51,14 @@ def _facts(record: Record) -> list[str]:
     facts = [f"<b>{html.escape(record.outcome or record.verdict)}</b>"]
     if record.kind == "observation":
         low, high = number(record.measured["min"]), number(record.measured["max"])
-        facts.append(f"[{low}, {high}] against {number(record.reference['min'])}")
+        facts.append(f"[{low}, {high}], claimed above {number(record.reference['min'])}")
     elif record.trials > 1:
         facts.append(count(record.trials))
-    if not record.outcome or record.outcome == "for":  # beside an effect that is not seen a twin tells nothing
-        facts.append("twin fails" if record.twin["failed"] else "TWIN PASSES")
+    if record.outcome in ("", "for") and record.twin["kind"] != "null":  # beside no effect a twin tells nothing
+        name = "wrong formula" if record.twin["kind"] == "formula" else "twin"
+        facts.append(f"{name} fails" if record.twin["failed"] else f"{name.upper()} PASSES")
     if record.kind != "observation":
-        facts.append(f"notices {noticed(record.notices)}")
+        facts.append(f"notices {noticed(record)}")
     return facts
 
 
@@ -81,13 +83,20 @@ def _body(record: Record) -> str:
         compared += f"; vacuous in {number(100 * record.vacuous)} % of trials"
     hypotheses = ", ".join(record.hypotheses)
     checked = f" Hypotheses checked: {html.escape(hypotheses)}." if hypotheses else ""
-    twin = "fails, as it must" if record.twin["failed"] else "passes: the check cannot fail"
-    return (
-        f"{count(record.trials)}: {compared}.{note} {_power(record)}{checked} "
-        f"{'Broken twin' if record.outcome in ('', 'for') else 'Compared with'}: {marked(record.twin['broken'])}; it "
-        f"<em>{twin}</em> "
-        f"(worst slack {number(record.twin['slack']['min'])})."
-    )
+    return f"{count(record.trials)}: {compared}.{note} {_power(record)}{checked} {_twin(record)}"
+
+
+def _twin(record: Record) -> str:
+    """What the check's twin broke, and that it failed."""
+    broken = marked(record.twin["broken"])
+    if record.twin["kind"] == "null":
+        return f"Where there is nothing to see ({broken}) it sees nothing, by construction."
+    if record.twin["kind"] == "formula":
+        name = "No hypothesis can be violated here; a wrong formula in its place"
+    else:
+        name = "Broken twin" if record.outcome in ("", "for") else "Compared with"
+    verdict = "fails, as it must" if record.twin["failed"] else "passes: the check cannot fail"
+    return f"{name}: {broken}; it <em>{verdict}</em> (worst slack {number(record.twin['slack']['min'])})."
 
 
 def _links(record: Record, elsewhere: bool) -> str:
@@ -103,6 +112,7 @@ def _links(record: Record, elsewhere: bool) -> str:
             f'<a href="{STATEMENTS[record.id].chapter}.html#{record.id.lower()}">{record.id} and its proof</a>'
         )
         parts.append(f'<a href="ledger.html#ledger-{record.id.lower()}">in the ledger</a>')
+    parts.append('<a href="ledger.html#the-run">the run</a>')
     return "".join(f" · {part}" for part in parts)
 
 
@@ -113,25 +123,38 @@ def _by(record: Record) -> str:
 
 
 def _power(record: Record) -> str:
-    """The power of a check in a sentence; empty for an observation."""
+    """The power of a check in sentences; empty for an observation."""
     if record.kind == "observation":
         return ""
     if record.notices is None:
-        return "No factor on the right side would be noticed: it is zero."
-    if record.notices == 1:
-        return "Notices any change of its right side."
-    if record.notices >= 2:
-        return f"Notices only a right side that is wrong by a factor of {number(record.notices)} or more."
-    return f"Notices a right side that is wrong by {number(100 * (record.notices - 1))} % or more."
+        whole = f"A factor would not show, since one side is zero: the check notices {noticed(record)}."
+    elif record.notices == 1:
+        whole = "Notices any change of its right side."
+    elif record.notices >= 2:
+        whole = f"Notices only a right side that is wrong by a factor of {number(record.notices)} or more."
+    else:
+        whole = f"Notices a right side that is wrong by {number(100 * (record.notices - 1))} % or more."
+    if not record.parts:
+        return whole
+    parts = "; ".join(
+        f"{html.escape(name)}, {'not by 100' if factor is None else f'by {number(factor)}'}"
+        for name, factor in record.parts.items()
+    )
+    return f"{whole} Each part divided by itself, until the check notices: {parts}."
 
 
-def noticed(factor: float | None) -> str:
-    """The power of a check in two words."""
+def noticed(record: Record) -> str:
+    """The power of a check in a few words."""
+    factor = record.notices
     if factor is None:
-        return "no factor"
+        room = record.slack["min"]
+        return f"an error of {number(room)}" if room > 0 else "any excess"
     if factor == 1:
         return "any change"
-    return f"a factor of {number(factor)}" if factor >= 2 else f"{number(100 * (factor - 1))} %"
+    if factor >= 2:
+        return f"a factor of {number(factor)}"
+    digits = int(-math.log10(factor - 1) + 1e-6)
+    return f"the {number(digits)}th digit" if digits > 3 else f"{number(100 * (factor - 1))} %"
 
 
 def effect(record: Record) -> str:

@@ -3,8 +3,8 @@
 A check compares a measured quantity with what a theorem says it is (`identity`), is bounded by (`bound`) or grows
 like (`rate`): it tests code, constants and hypotheses, and passes or stops the notebook. An `observation` is evidence
 on what a paper claims: for it, against it, or undecided. Each carries its *broken twin*: the same comparison after one
-hypothesis has been violated on purpose (or, where a formula is at stake, one part of it changed). A check whose twin
-passes stops the notebook, too::
+hypothesis has been violated on purpose. Where none can be (algebra), it carries a *wrong formula* instead, which is
+counted apart. A check whose twin passes stops the notebook, too::
 
     ledger = Ledger("transfer_risk", seeds=[0, 1], n=512)
     ledger.bound("R2", "on the circle", measured=risk, reference=bound,
@@ -22,7 +22,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from scipy.stats import norm
@@ -35,11 +35,15 @@ from kdlib.tools.arrays import choice, number, real_array
 from kdlib.tools.files import own_records_folder, records_folder, write_whole
 from kdlib.tools.provenance import ROOT, device_name, provenance
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
 Kind = Literal["identity", "bound", "rate", "observation", "evidence"]
 Outcome = Literal["for", "against", "undecided", "vacuous"]  # of evidence
 
 VACUOUS = "holds, but says nothing: vacuous in every trial"
 EVIDENCE = ("observation", "evidence")  # kinds of records that are for or against a claim; the others are checks
+FACTORS = (1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 30, 100)  # tried on each part of a right side
 
 
 class CheckFailed(AssertionError):
@@ -55,6 +59,10 @@ class Twin:
     reference: object
 
 
+class WrongFormula(Twin):
+    """In place of a twin where there is no hypothesis to violate: the statement with one part of it changed."""
+
+
 @dataclass(frozen=True)
 class Record:
     """What one check found; the fields are those of its JSON file.
@@ -64,7 +72,9 @@ class Record:
     `claims` are the numbers of the papers' claims that the check bears on: by default those that name its statement.
     `tightness` is the range of reference / measured over a bound's trials, `vacuous` the share of trials whose bound
     on a probability is one or more. `notices` is the power of a check: the factor by which its reference, as a whole,
-    may be wrong before the check fails. Of observations and experiments (kind "evidence"), `outcome` is one of
+    may be wrong before the check fails, `parts` that factor for each part by itself (None: not noticed at a hundred).
+    `twin` holds what was broken, whether it failed, its slack, and its kind: "hypothesis", "formula", or "null" where
+    an observation's twin is without effect by construction. Of observations and experiments (kind "evidence"), `outcome` is one of
     `Outcome`, `p` the two-sided p-value of no effect, `power` the smallest effect that the design sees four times in
     five, and `passed` only says that it is *for*. Experiments have no twin: null experiments do that work.
     """
@@ -96,12 +106,14 @@ class Record:
     power: float | None = None
     notices: float | None = None
     p: float | None = None
+    parts: dict = field(default_factory=dict)
 
     def __repr__(self):
         if self.kind == "evidence":
             return f"{self.id} ({self.title}): {self.outcome}; could have seen {self.power:.3g}"
         twin = "fails, as it must" if self.twin["failed"] else "PASSES: the check cannot fail"
-        return f"{self.id} ({self.title}): {self.verdict}; broken twin ({self.twin['broken']}): {twin}"
+        name = "wrong formula" if self.twin["kind"] == "formula" else "broken twin"
+        return f"{self.id} ({self.title}): {self.verdict}; {name} ({self.twin['broken']}): {twin}"
 
     def _repr_html_(self):
         return card(self)
@@ -141,6 +153,10 @@ class Ledger:
         """`measured <= reference + tolerance` in every trial; `measured < reference` with `strict=True`.
 
         `probability=True`: the reference bounds a probability; say where it is vacuous (one or more).
+
+        `parts`: of what the right side is made, by name, so that the check's power is known for each by itself. A part
+        is a term of the reference (an array, which is divided), or a function of the factor by which the part is made
+        smaller, which gives `(measured, reference)` again: for what stands in an exponent or in a product.
         """
         return self._check("bound", statement, title, measured, reference, tolerance=tolerance, **about)
 
@@ -205,6 +221,7 @@ class Ledger:
         self, kind: Kind, statement: str, title: str, measured, reference, *, tolerance: float, twin: Twin,
         hypotheses: dict[str, Any] | None = None, code: str = "", note: str = "", n: Any = None, seeds=None,
         dtype: str | None = None, probability: bool = False, strict: bool = False, claims: list[int] | None = None,
+        parts: Mapping[str, Any] | None = None,
     ) -> Record:  # fmt: skip
         if statement not in STATEMENTS:
             raise ValueError(f"no statement {statement!r}: the ids are {', '.join(STATEMENTS)}")
@@ -242,7 +259,10 @@ class Ledger:
             tolerance=float(tolerance),
             tightness=_summary(ratio) if ratio.size else None,
             vacuous=vacuous,
-            twin={"broken": twin.broken, "failed": twin_failed, "slack": _summary(twin_slack)},
+            twin={
+                "broken": twin.broken, "failed": twin_failed, "slack": _summary(twin_slack),
+                "kind": _kind_of_twin(kind, twin, twin_measured),
+            },
             dtype=dtype or self.dtype,
             n=str(self.n if n is None else n),
             seeds=[int(seed) for seed in runs],
@@ -254,6 +274,7 @@ class Ledger:
             provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
             outcome=outcome, power=power, p=p,
             notices=_notices(kind, measured, reference, tolerance) if passed and kind != "observation" else None,
+            parts={name: _noticed_at(kind, part, measured, reference, tolerance) for name, part in (parts or {}).items()},
         )  # fmt: skip
         self._keep(record)
         if unmet := [name for name, holds in hypotheses.items() if not holds]:
@@ -347,6 +368,24 @@ def _notices(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance:
             room = tolerance * np.maximum(1.0, np.abs(reference)) - np.abs(measured - reference)
             factors = 1 + (room / np.abs(reference))[reference != 0]
     return float(np.maximum(factors, 1.0).min()) if factors.size else None
+
+
+def _noticed_at(
+    kind: Kind, part: Callable[[float], tuple] | np.ndarray, measured: np.ndarray, reference: np.ndarray, tolerance: float
+) -> float | None:  # fmt: skip
+    """The first of `FACTORS` by which a part of the right side can be too small before the check fails, if one is."""
+    for factor in FACTORS:
+        again = part(factor) if callable(part) else (measured, reference - np.ravel(part) * (1 - 1 / factor))
+        if (_compare(kind, *again, tolerance)[2] < 0).any():
+            return float(factor)
+    return None
+
+
+def _kind_of_twin(kind: Kind, twin: Twin, measured: np.ndarray) -> str:
+    """ "null": an observation's twin whose interval is a point, which no data could have moved."""
+    if kind == "observation" and np.ptp(measured) < 1e-9:
+        return "null"
+    return "formula" if isinstance(twin, WrongFormula) else "hypothesis"
 
 
 def _tightness(measured: np.ndarray, reference: np.ndarray) -> np.ndarray:

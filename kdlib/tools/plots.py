@@ -113,8 +113,13 @@ def forest(groups, *, unit, width=5.2):
     """A forest plot: one panel for each of `groups`, `{title: [(label, values, (low, high), outcome)]}`; its figure.
 
     Two lines for each entry, its label above: so it is narrow enough for a phone. The mean is marked by its outcome,
-    the interval is a bar, single values are dots.
+    the interval is a bar, single values are dots. Without any groups a figure that says so.
     """
+    if not groups:
+        figure, axis = plt.subplots(figsize=(width, 0.6))
+        axis.set_axis_off()
+        axis.text(0, 0.5, "None of these contrasts has been evaluated in this build.", va="center")
+        return figure
     counts = [len(entries) for entries in groups.values()]
     figure, axes = plt.subplots(
         len(groups), 1, figsize=(width, 0.62 * sum(counts) + 0.55 * len(groups) + 0.8), squeeze=False, sharex=True,
