@@ -207,7 +207,7 @@ def test_a_check_says_that_it_notices_little(ledger):
 
 
 def test_the_power_of_each_part(ledger):
-    """A term that a bound has room to lose, one that it has not, and one in an exponent: first factor that is noticed."""
+    """The first factor that is noticed, of a term that a bound can lose, one that it cannot, and an exponent."""
     record = ledger.bound(
         "R1", "x", [0.5, 0.5], [1.1, 1.2], twin=Twin("t", 2.0, 1.0),
         parts={

@@ -74,9 +74,10 @@ class Record:
     on a probability is one or more. `notices` is the power of a check: the factor by which its reference, as a whole,
     may be wrong before the check fails, `parts` that factor for each part by itself (None: not noticed at a hundred).
     `twin` holds what was broken, whether it failed, its slack, and its kind: "hypothesis", "formula", or "null" where
-    an observation's twin is without effect by construction. Of observations and experiments (kind "evidence"), `outcome` is one of
-    `Outcome`, `p` the two-sided p-value of no effect, `power` the smallest effect that the design sees four times in
-    five, and `passed` only says that it is *for*. Experiments have no twin: null experiments do that work.
+    an observation's twin is without effect by construction. Of observations and experiments (kind "evidence"),
+    `outcome` is one of `Outcome`, `p` the two-sided p-value of no effect, `power` the smallest effect that the design
+    sees four times in five, and `passed` only says that it is *for*. Experiments have no twin: null experiments do that
+    work.
     """
 
     id: str
@@ -274,7 +275,9 @@ class Ledger:
             provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
             outcome=outcome, power=power, p=p,
             notices=_notices(kind, measured, reference, tolerance) if passed and kind != "observation" else None,
-            parts={name: _noticed_at(kind, part, measured, reference, tolerance) for name, part in (parts or {}).items()},
+            parts={
+                name: _noticed_at(kind, part, measured, reference, tolerance) for name, part in (parts or {}).items()
+            },
         )  # fmt: skip
         self._keep(record)
         if unmet := [name for name, holds in hypotheses.items() if not holds]:
@@ -371,7 +374,8 @@ def _notices(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance:
 
 
 def _noticed_at(
-    kind: Kind, part: Callable[[float], tuple] | np.ndarray, measured: np.ndarray, reference: np.ndarray, tolerance: float
+    kind: Kind, part: Callable[[float], tuple] | np.ndarray, measured: np.ndarray, reference: np.ndarray,
+    tolerance: float,
 ) -> float | None:  # fmt: skip
     """The first of `FACTORS` by which a part of the right side can be too small before the check fails, if one is."""
     for factor in FACTORS:
