@@ -233,6 +233,11 @@ def test_where_no_hypothesis_can_be_violated(ledger, tmp_path):
         ledger.bound("R1", "w", 0.1, 0.2, twin=WrongFormula("twice", 0.1, 0.4))
 
 
+def test_plain_formulas_are_typeset(ledger):
+    shown = ledger.bound("R1", "E R_n <= sqrt(c) s^q, sigma^(-1/2), kdlib.a_b", 0.1, 0.2, twin=BAD)._repr_html_()
+    assert "E R<sub>n</sub> ≤ √(c) s<sup>q</sup>, σ<sup>-1/2</sup>, kdlib.a_b" in shown
+
+
 def test_an_effect_of_zero_is_no_observation(ledger):
     assert ledger.observation("R1", "x", (0.0, 0.0), twin=BAD_INTERVAL).verdict == "undecided"
 

@@ -39,7 +39,8 @@ class Notes(SphinxPostTransform):
 
     def run(self, **_options):
         """Join each word with its note, once a page."""
-        if self.env.docname == GLOSSARY or not self.env.docname.startswith("book/"):
+        name = self.env.docname
+        if name in (GLOSSARY, "book/references") or not name.startswith("book/"):
             return
         left = notes_of(self.env)
         for text in list(self.document.findall(nodes.Text)):

@@ -212,7 +212,9 @@ window.kd = window.kd || {};
     const printed = document.getElementById(host.dataset.replaces);
     if (printed) { // the static figure is folded below this one; print opens it
       const folded = make("details", { class: "in-print" });
-      make("summary", {}, folded, "The figure as printed");
+      const number = printed.querySelector(".caption-number"), named = number ? number.textContent.trim() : "the figure";
+      make("summary", {}, folded, `${named} as printed`);
+      host.querySelector(".interactive-title").prepend(number ? `${named}, in motion. ` : "");
       printed.replaceWith(folded);
       folded.append(printed);
       folded.before(host);

@@ -22,14 +22,14 @@
     for (const { checks } of runs) {
       for (const name of new Set(checks.map(one => one.querySelector("strong").textContent))) {
         const same = checks.filter(one => one.querySelector("strong").textContent === name);
-        const state = [...same[0].classList].find(one => one.startsWith("state-"));
-        const alike = same.filter(one => one.classList.contains(state));
-        if (alike.length < 4 || alike.length < same.length) continue;
-        const whole = document.createElement("details"), line = document.createElement("summary");
-        whole.className = `check ${state}`;
-        line.innerHTML = `<strong>${name}</strong> ${alike.length} records, each <span class="facts"><b>${state.slice(6)}</b></span>`;
-        alike[0].before(whole);
-        whole.append(line, ...alike);
+        if (same.length < 4) continue;
+        const states = same.map(one => [...one.classList].find(style => style.startsWith("state-")));
+        const seen = [...new Set(states)], whole = document.createElement("details"), line = document.createElement("summary");
+        whole.className = `check ${seen.length > 1 ? "state-mixed" : seen[0]}`;
+        const counts = seen.map(state => `<b class="${state}">${seen.length > 1 ? `${states.filter(one => one === state).length} ` : "each "}${state.slice(6)}</b>`);
+        line.innerHTML = `<strong>${name}</strong> ${same.length} records: <span class="facts">${counts.join(", ")}</span>`;
+        same[0].before(whole);
+        whole.append(line, ...same);
       }
     }
   }
@@ -98,7 +98,15 @@
     }
   }
 
+  /* Panels beside each other keep their size on a phone, and are swiped; a single one fits. */
+  function panels() {
+    for (const image of document.querySelectorAll(".cell_output a.image-reference img")) {
+      const look = () => image.classList.toggle("several", image.naturalWidth > 1.75 * image.naturalHeight);
+      if (image.complete) look(); else image.addEventListener("load", look);
+    }
+  }
+
   addEventListener("hashchange", open);
   addEventListener("beforeprint", () => document.querySelectorAll("details.in-print, details.proof-behind").forEach(one => { one.open = true; }));
-  document.addEventListener("DOMContentLoaded", () => { group(); filter(); map(); fade(); open(); });
+  document.addEventListener("DOMContentLoaded", () => { group(); filter(); map(); panels(); fade(); open(); });
 })();

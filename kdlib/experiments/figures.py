@@ -40,7 +40,7 @@ def complexity_along(cases: Mapping[str, Rows]) -> Figure:
                 axis.plot(shares, means, color=COLOURS[target], marker="o", markersize=4, label=NAMES[target])
             axis.set(yscale="log", xlabel="share of the student's training")
             axis.set_title(
-                "\n".join([*(textwrap.wrap(title, 46) if axis is left else ()), f"{kernel} kernel"]), fontsize=8.5
+                "\n".join([*(textwrap.wrap(title, 54) if axis is left else ()), f"{kernel} kernel"]), fontsize=8.5
             )
         left.set_ylabel("adjusted complexity")
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -17,6 +17,7 @@ from kdlib.ledger.statements import STATEMENTS
 if TYPE_CHECKING:
     from kdlib.ledger.checks import Record
 
+GREEK = {"sigma": "σ", "rho": "ρ", "pi": "π", "gamma": "γ"}
 STATES = ("holds", "for", "against", "undecided", "vacuous")  # a page's style gives each a mark and a colour
 
 
@@ -38,7 +39,7 @@ def card(record: Record, *, elsewhere: bool = False) -> str:
     identity = "" if elsewhere else f' id="{address(record)}"'
     return (
         f'<details class="check state-{state(record)}"{identity}><summary><strong>{html.escape(record.id)}</strong> '
-        f'{html.escape(record.title)} <span class="facts">{" · ".join(facts)}</span></summary>'
+        f'{typeset(record.title)} <span class="facts">{" · ".join(facts)}</span></summary>'
         f"<p>{_body(record)}</p><p><small>{html.escape(record.dtype)}, n = {html.escape(record.n)}, seeds "
         f"{html.escape(seeds_in_words(record.seeds))}{_by(record)} {_links(record, elsewhere)}</small></p></details>"
     )
@@ -82,7 +83,7 @@ def _body(record: Record) -> str:
     if record.vacuous is not None:
         compared += f"; vacuous in {number(100 * record.vacuous)} % of trials"
     hypotheses = ", ".join(record.hypotheses)
-    checked = f" Hypotheses checked: {html.escape(hypotheses)}." if hypotheses else ""
+    checked = f" Hypotheses checked: {typeset(hypotheses)}." if hypotheses else ""
     return f"{count(record.trials)}: {compared}.{note} {_power(record)}{checked} {_twin(record)}"
 
 
@@ -137,7 +138,7 @@ def _power(record: Record) -> str:
     if not record.parts:
         return whole
     parts = "; ".join(
-        f"{html.escape(name)}, {'not by 100' if factor is None else f'by {number(factor)}'}"
+        f"{typeset(name)}, {'not by 100' if factor is None else f'by {number(factor)}'}"
         for name, factor in record.parts.items()
     )
     return f"{whole} Each part divided by itself, until the check notices: {parts}."
@@ -186,4 +187,14 @@ def number(value: float) -> str:
 
 def marked(note: str) -> str:
     """A note, its numbers marked like those of `number`."""
-    return re.sub(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", r"<data>\g<0></data>", html.escape(note, quote=False))
+    return re.sub(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", r"<data>\g<0></data>", typeset(note))
+
+
+def typeset(text: str) -> str:
+    """Text as HTML: plain formulas like `E R_n <= c s^q` with their indices, exponents and signs."""
+    shown = html.escape(text, quote=False)
+    shown = re.sub(r"(?<![\w.])([A-Za-z]{1,2})_(\w+)", r"\1<sub>\2</sub>", shown)
+    shown = re.sub(r"\^\(([^)]+)\)|\^(-?\w+)", lambda found: f"<sup>{found[1] or found[2]}</sup>", shown)
+    for plain, sign in {"&gt;=": "≥", "&lt;=": "≤", "sqrt(": "√("}.items():
+        shown = shown.replace(plain, sign)
+    return re.sub(r"\b(sigma|rho|pi|gamma)\b", lambda found: GREEK[found[0]], shown)

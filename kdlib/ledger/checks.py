@@ -344,6 +344,8 @@ def _observed(measured: np.ndarray, reference: np.ndarray, freedom: int) -> tupl
 def _verdict(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance: float, vacuous: float | None) -> str:
     """What a check that passed says, in words; the proof itself is in the text."""
     if kind == "identity":
+        if tolerance >= 1e-3:
+            return f"equal within {tolerance:g}"
         return f"identity to {tolerance:.0e}" if tolerance else "identity, exact"
     if kind == "rate":
         inside = measured[0] <= reference[0] <= measured[1]

@@ -50,7 +50,7 @@ def answer(claim: Claim, records: list[Record], *, delta: float = 0.05) -> Answe
     for record, p in zip(told, holm([1.0 if record.p is None else record.p for record in told]), strict=True):
         outcomes["undecided" if p >= delta else record.outcome] += 1
     outcomes["vacuous"] = len(evidence) - len(told)
-    return Answer(_verdict(claim, outcomes, len(checks)), _sentence(evidence, outcomes, checks), outcomes, len(checks))
+    return Answer(_verdict(claim, outcomes, len(checks)), _sentence(claim, evidence, outcomes, checks), outcomes, len(checks))
 
 
 def _verdict(claim: Claim, outcomes: dict[str, int], checks: int) -> str:
@@ -68,10 +68,11 @@ def _verdict(claim: Claim, outcomes: dict[str, int], checks: int) -> str:
     return "undecided" if any(outcomes.values()) else "a theorem"
 
 
-def _sentence(evidence: list[Record], outcomes: dict[str, int], checks: list[Record]) -> str:
+def _sentence(claim: Claim, evidence: list[Record], outcomes: dict[str, int], checks: list[Record]) -> str:
     said = []
     if evidence:
-        counts = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items() if number)
+        called = {"for": "for the doubt", "against": "against it"} if claim.doubt else {}
+        counts = ", ".join(f"{number} {called.get(name, name)}" for name, number in outcomes.items() if number)
         said.append(f"Evidence: {counts}" + (", corrected together." if len(evidence) > 1 else "."))
     if checks:
         text = "1 check of its statements passes"

@@ -136,7 +136,7 @@ def forest(groups, *, unit, width=5.2):
             axis.plot(sum(values) / len(values), place, MARKS[outcome], color=OUTCOMES[outcome], markersize=8)
             lines = [line for part in label.split("\n") for line in textwrap.wrap(part, 78)]
             axis.text(0.005, place - 0.22, "\n".join(lines), **beside)
-    axes[-1, 0].set_xlabel(unit)
+    axes[-1, 0].set_xlabel(f"against  ←  {unit}  →  for")
     seen = {outcome for entries in groups.values() for *_, outcome in entries}
     handles = [
         Line2D([], [], linestyle="", marker=MARKS[name], color=OUTCOMES[name], label=name)
