@@ -63,6 +63,8 @@ def article(name: str, names: list[str]) -> str:
     for node in found.select("details.in-print, details.proof-behind"):
         node.summary.decompose()
         node.unwrap()
+    for link in found.select("a.number"):  # to code, which is left out
+        link.unwrap()
     for link in found.find_all("a", href=True):
         link["href"] = _inside(link["href"], name, names)
     for picture in found.find_all("img", src=True):

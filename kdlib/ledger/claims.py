@@ -50,7 +50,8 @@ def answer(claim: Claim, records: list[Record], *, delta: float = 0.05) -> Answe
     for record, p in zip(told, holm([1.0 if record.p is None else record.p for record in told]), strict=True):
         outcomes["undecided" if p >= delta else record.outcome] += 1
     outcomes["vacuous"] = len(evidence) - len(told)
-    return Answer(_verdict(claim, outcomes, len(checks)), _sentence(claim, evidence, outcomes, checks), outcomes, len(checks))
+    said = _sentence(claim, evidence, outcomes, checks)
+    return Answer(_verdict(claim, outcomes, len(checks)), said, outcomes, len(checks))
 
 
 def _verdict(claim: Claim, outcomes: dict[str, int], checks: int) -> str:
