@@ -217,7 +217,7 @@ def test_the_power_of_each_part(ledger):
         },
     )  # fmt: skip
     assert record.parts == {"large": 3.0, "small": None, "exponent": 3.0}
-    assert "large, by <data>3</data>; small, not by 100; exponent, by <data>3</data>." in record._repr_html_()
+    assert "large: by <data>3</data>; small: not even by 100; exponent: by <data>3</data>." in record._repr_html_()
 
 
 def test_where_no_hypothesis_can_be_violated(ledger, tmp_path):

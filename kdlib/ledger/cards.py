@@ -138,10 +138,10 @@ def _power(record: Record) -> str:
     if not record.parts:
         return whole
     parts = "; ".join(
-        f"{typeset(name)}, {'not by 100' if factor is None else f'by {number(factor)}'}"
+        f"{typeset(name)}: {'not even by 100' if factor is None else f'by {number(factor)}'}"
         for name, factor in record.parts.items()
     )
-    return f"{whole} Each part divided by itself, until the check notices: {parts}."
+    return f"{whole} By which factor one part alone has to be wrong, too small unless it is said, before the check notices: {parts}."
 
 
 def noticed(record: Record) -> str:
