@@ -141,7 +141,7 @@ def _power(record: Record) -> str:
         f"{typeset(name)}: {'not even by 100' if factor is None else f'by {number(factor)}'}"
         for name, factor in record.parts.items()
     )
-    return f"{whole} By which factor one part alone has to be wrong, too small unless it is said, before the check notices: {parts}."
+    return f"{whole} One part alone is noticed when it is wrong, too small if nothing is said: {parts}."
 
 
 def noticed(record: Record) -> str:
