@@ -80,6 +80,20 @@ def test_each_term_of_the_binary_bound(problem):
     assert sharper.confidence == pytest.approx(np.sqrt(np.log(5 * 6 * 2 * 7 / 0.1) / 60))
 
 
+def test_the_terms_add_up_and_coins_learnt_by_heart_leave_little_room():
+    """Points that know nothing of each other, coins for labels: the error is one, and a complexity that is short by a
+    factor of three, or a ramp by a tenth, would show."""
+    coins = np.random.default_rng(0).choice([-1.0, 1.0], 400)
+    for size in (0.05, 0.5, 1.0):
+        bound = margin_bound(
+            np.eye(400), size * coins, coins, margins=[1.0], delta=0.05, norm=20 * size, unit=20 * size,
+            constant_diagonal=True,
+        )  # fmt: skip
+        assert sum(bound.terms.values()) == pytest.approx(bound.value) and list(bound.terms)[0] == "ramp"
+        assert bound.value >= 1
+    assert bound.terms["complexity"] / 3 + bound.terms["confidence"] < 1
+
+
 def test_without_a_norm_it_is_that_of_the_interpolant(problem):
     gram, y, _ = problem
     bound = margin_bound(gram, y, y, margins=[1.0], delta=0.05)
