@@ -57,6 +57,9 @@ def test_rows_of_another_experiment_and_table():
     other = contrast(rows_of="X3")
     assert len(contrasts.evaluate([other], given)) == 1 and contrasts.evaluate([contrast()], given) == []
     assert contrasts.evaluate([other], [{**row, "role": "teacher"} for row in given]) == []
+    same = [{**row, "run": f"{row['method']}-{row['seed']}"} for row in given]
+    again = [{**row, "experiment": "X3-ridge"} for row in same]  # the same trainings, asked for twice
+    assert len(contrasts.evaluate([other], same + again)) == 1
     kernels = contrast(rows_of="X3", table="along")
     assert contrasts.evaluate([kernels], given) == []
     assert len(contrasts.evaluate([kernels], [], {"along": given})) == 1
