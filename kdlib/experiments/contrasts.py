@@ -181,7 +181,8 @@ def evaluate(
         table = (others or {}).get(contrast.table, ()) if contrast.table != "runs" else students
         own = [row for row in table if row.get("experiment", whose).partition("-")[0] == whose]
         if table is students:  # parts of an experiment may ask for the same training
-            own = list({row.get("run", k): row for k, row in enumerate(own)}.values())
+            named = lambda row: (row["run"], *(row.get(column) for column in TREATMENT)) if row.get("run") else id(row)
+            own = list({named(row): row for row in own}.values())
         for case, by_seed in paired(own, contrast.metric, contrast.first, contrast.second, contrast.by).items():
             if len(by_seed) > 1:
                 values = contrast.times * np.array(list(by_seed.values()))
