@@ -95,6 +95,7 @@ def test_every_page_has_a_place_and_shows_tables():
     assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} == set(pages)
     assert {page for page in pages if keys.tables(page) & set(keys.CAMPAIGN_TABLES)} == {
         "online_distillation",
+        "temperature_early_stopping",
         "experiments",
         "your_own",
         "choosing",
