@@ -37,8 +37,12 @@ def card(record: Record, *, elsewhere: bool = False) -> str:
     """One check as HTML: a line, and folded what was compared. `elsewhere`: on another page than its chapter's."""
     facts = _facts(record)
     identity = "" if elsewhere else f' id="{address(record)}"'
+    # What was observed of data is no verdict on a theorem: on its page it goes by the claims that it bears on.
+    about = record.id
+    if record.kind == "observation" and record.claims and not elsewhere:
+        about = f"claim {' and '.join(map(str, record.claims))}"
     return (
-        f'<details class="check state-{state(record)}"{identity}><summary><strong>{html.escape(record.id)}</strong> '
+        f'<details class="check state-{state(record)}"{identity}><summary><strong>{about}</strong> '
         f'{typeset(record.title)} <span class="facts">{" · ".join(facts)}</span></summary>'
         f"<p>{_body(record)}</p><p><small>{html.escape(record.dtype)}, n = {html.escape(record.n)}, seeds "
         f"{html.escape(seeds_in_words(record.seeds))}{_by(record)} {_links(record, elsewhere)}</small></p></details>"
@@ -127,7 +131,11 @@ def _power(record: Record) -> str:
     """The power of a check in sentences; empty for an observation."""
     if record.kind == "observation":
         return ""
-    if record.notices is None:
+    if record.vacuous == 1:
+        whole = "It says nothing, and so it notices nothing."
+    elif record.notices is None and record.parts:
+        whole = ""
+    elif record.notices is None:
         whole = f"A factor would not show, since one side is zero: the check notices {noticed(record)}."
     elif record.notices == 1:
         whole = "Notices any change of its right side."
@@ -147,6 +155,10 @@ def _power(record: Record) -> str:
 def noticed(record: Record) -> str:
     """The power of a check in a few words."""
     factor = record.notices
+    if record.vacuous == 1:
+        return "nothing"
+    if factor is None and record.parts:
+        return "see its parts"
     if factor is None:
         room = record.slack["min"]
         return f"an error of {number(room)}" if room > 0 else "any excess"

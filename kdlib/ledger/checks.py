@@ -274,7 +274,9 @@ class Ledger:
             else list(claims),
             provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
             outcome=outcome, power=power, p=p,
-            notices=_notices(kind, measured, reference, tolerance) if passed and kind != "observation" else None,
+            notices=_notices(kind, measured, reference, tolerance)
+            if passed and kind != "observation" and vacuous != 1
+            else None,
             parts={
                 name: _noticed_at(kind, part, measured, reference, tolerance) for name, part in (parts or {}).items()
             },
@@ -359,12 +361,13 @@ def _notices(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance:
     """The factor, above one, by which the reference may be wrong before the check fails; None if no factor is noticed
     (a reference of zero).
 
-    A bound may be too large; identities and rates may be wrong in both directions, and the nearer one counts.
+    A bound may be too large (a negative one not negative enough); identities and rates may be wrong in both directions,
+    and the nearer one counts.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         if kind == "bound":  # shrunk by this factor, the reference is below what was measured
-            factors = reference / (measured - tolerance)
-            factors = factors[(measured > tolerance) & (reference > 0)]
+            factors = np.where(reference > 0, reference / (measured - tolerance), (measured - tolerance) / reference)
+            factors = factors[((measured > tolerance) & (reference > 0)) | ((measured < tolerance) & (reference < 0))]
         elif kind == "rate":
             low, high = measured[0] - tolerance, measured[1] + tolerance
             factors = np.array([reference[0] / low, high / reference[0], low / reference[0], reference[0] / high])
@@ -388,8 +391,8 @@ def _noticed_at(
 
 
 def _kind_of_twin(kind: Kind, twin: Twin, measured: np.ndarray) -> str:
-    """ "null": an observation's twin whose interval is a point, which no data could have moved."""
-    if kind == "observation" and np.ptp(measured) < 1e-9:
+    """ "null": an observation's twin whose effect is zero, which no data could have moved."""
+    if kind == "observation" and np.abs(measured).max() < 1e-9:
         return "null"
     return "formula" if isinstance(twin, WrongFormula) else "hypothesis"
 
