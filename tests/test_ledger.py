@@ -184,6 +184,7 @@ def test_what_an_observation_could_have_seen(ledger):
     "check, factor",
     [
         (lambda book: book.bound("R1", "x", [0.1, 0.4], [0.3, 0.6], twin=BAD), 1.5),
+        (lambda book: book.bound("R1", "x", [-0.75, -0.9], -0.5, twin=BAD), 1.5),  # at least as steep
         (lambda book: book.identity("R1", "x", [2.0, 5.0], [2.0, 5.0], tolerance=0.01, twin=BAD), 1.01),
         (lambda book: book.rate("R1", "x", (-0.6, -0.4), -0.5, twin=Twin("t", (0.0, 0.1), 1.2)), 1.2),
         (lambda book: book.rate("R1", "x", (0.8, 1.5), 1.0, twin=Twin("t", (0.0, 0.1), 1.2)), 1.25),
@@ -236,6 +237,14 @@ def test_where_no_hypothesis_can_be_violated(ledger, tmp_path):
 def test_plain_formulas_are_typeset(ledger):
     shown = ledger.bound("R1", "E R_n <= sqrt(c) s^q, sigma^(-1/2), kdlib.a_b", 0.1, 0.2, twin=BAD)._repr_html_()
     assert "E R<sub>n</sub> ≤ √(c) s<sup>q</sup>, σ<sup>-1/2</sup>, kdlib.a_b" in shown
+
+
+def test_what_says_nothing_notices_nothing_and_observations_go_by_their_claims(ledger):
+    empty = ledger.bound("R2", "x", [0.1], [1.5], twin=BAD, probability=True)
+    assert empty.notices is None and "notices nothing" in empty._repr_html_()
+    seen = ledger.observation("N1", "y", (0.1, 0.2), twin=Twin("far off", (-3.0, -3.0), 0.0), claims=[9])
+    assert "<strong>claim 9</strong>" in seen._repr_html_() and seen.twin["kind"] == "hypothesis"
+    assert "<strong>N1</strong>" in ledgers.cards.card(seen, elsewhere=True)
 
 
 def test_an_effect_of_zero_is_no_observation(ledger):
