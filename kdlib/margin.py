@@ -68,14 +68,11 @@ class MarginBound:
         """The smallest bound over the grid; the union over its margins is paid for."""
         return float(self.total[self.best])
 
-    @property
-    def terms(self) -> dict[str, float]:
-        """What `value` is the sum of."""
-        return {
-            "ramp": float(self.ramp[self.best]),
-            "complexity": float(self.complexity[self.best]),
-            "confidence": self.confidence,
-        }
+    def divided(self, **divisors: float) -> float:
+        """The bound if terms named `ramp`, `complexity` or `confidence` were smaller by these factors, at the margin that
+        would then be best: what the power of a check is measured with."""
+        terms = {"ramp": self.ramp, "complexity": self.complexity, "confidence": self.confidence}
+        return float(np.min(sum(term / divisors.get(name, 1) for name, term in terms.items())))
 
     @property
     def vacuous(self) -> bool:

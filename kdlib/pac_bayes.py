@@ -65,13 +65,6 @@ class PacBayesBound:
         return min(1.0, self.gibbs / float(ndtr(self.margin)))
 
     @property
-    def terms(self) -> dict[str, float]:
-        """What `value` is the sum of, where it is below one: the errors of a draw on the sample, and what norm and
-        confidence add."""
-        weight = 1 / float(ndtr(self.margin))
-        return {"sample": weight * self.empirical, "norm and confidence": weight * (self.gibbs - self.empirical)}
-
-    @property
     def vacuous(self) -> bool:
         """Whether the bound says nothing."""
         return self.value >= 1

@@ -80,7 +80,7 @@ def test_each_term_of_the_binary_bound(problem):
     assert sharper.confidence == pytest.approx(np.sqrt(np.log(5 * 6 * 2 * 7 / 0.1) / 60))
 
 
-def test_the_terms_add_up_and_coins_learnt_by_heart_leave_little_room():
+def test_terms_can_be_divided_and_coins_learnt_by_heart_leave_little_room():
     """Points that know nothing of each other, coins for labels: the error is one, and a complexity that is short by a
     factor of three, or a ramp by a tenth, would show."""
     coins = np.random.default_rng(0).choice([-1.0, 1.0], 400)
@@ -89,9 +89,20 @@ def test_the_terms_add_up_and_coins_learnt_by_heart_leave_little_room():
             np.eye(400), size * coins, coins, margins=[1.0], delta=0.05, norm=20 * size, unit=20 * size,
             constant_diagonal=True,
         )  # fmt: skip
-        assert sum(bound.terms.values()) == pytest.approx(bound.value) and list(bound.terms)[0] == "ramp"
-        assert bound.value >= 1
-    assert bound.terms["complexity"] / 3 + bound.terms["confidence"] < 1
+        assert bound.value >= 1 > bound.divided(complexity=3, confidence=3, ramp=3) and bound.divided() == bound.value
+    assert bound.divided(complexity=3) < 1
+
+
+def test_a_divided_term_chooses_its_margin_anew():
+    """With a tenth of the complexity term a smaller margin is the best one."""
+    coins = np.random.default_rng(0).choice([-1.0, 1.0], 400)
+    bound = margin_bound(
+        np.eye(400), coins * np.random.default_rng(1).uniform(0, 1, 400), coins, margins=[0.1, 0.2, 0.5, 1.0, 2.0],
+        delta=0.05, norm=1.0, unit=0.1, constant_diagonal=True,
+    )  # fmt: skip
+    fixed = bound.total[bound.best] - bound.complexity[bound.best] * 0.9
+    assert bound.divided(complexity=10) == pytest.approx((bound.total - 0.9 * bound.complexity).min())
+    assert bound.divided(complexity=10) < fixed - 0.01
 
 
 def test_without_a_norm_it_is_that_of_the_interpolant(problem):
