@@ -10,6 +10,7 @@ DATA ?=## for `make reproduce`: "name=path ...", images that are not where they 
 WHEELS ?=## for `make environment`: a folder that `make wheels` has filled, where there is no network but JAX for a GPU
 ONLY ?=## for `make reproduce`: experiments of the scale, "X1 X2", and no more
 MINUTES ?=## for `make reproduce`: end in that time, with everything kept
+SHARE ?=## for `make reproduce` and `make gpu`: jobs on one GPU at a time, for small networks
 PYTHON_VERSION ?= 3.12## for `make wheels`: of the machine that they are for
 BUILD ?=## for `make compare`: the folder of another build
 PROFILE ?=## for `make reproduce`: a cluster's, as in workflow/profiles
@@ -76,7 +77,7 @@ test-cluster: environment ## a job on a Slurm of this machine's own (root; it st
 # Killed, it goes on where it was.
 reproduce: environment ## the papers' experiments at a scale: trainings, kernels, tables
 	@python -m workflow.reproduce --scale $(SCALE) $(if $(filter file,$(origin JOBS)),,--jobs $(JOBS)) --lock $(LOCK) \
-	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY)) $(if $(PROFILE),--profile "$(PROFILE)" --retries 3) $(if $(DATA),--data $(DATA))
+	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SHARE),--share $(SHARE)) $(if $(ONLY),--only $(ONLY)) $(if $(PROFILE),--profile "$(PROFILE)" --retries 3) $(if $(DATA),--data $(DATA))
 
 data: environment ## fetch and verify a scale's images, for compute nodes without a network
 	@python -m workflow.fetch --scale $(SCALE) $(if $(DATA),--data $(DATA))

@@ -2,7 +2,8 @@
 
 The same steps of the same optimiser on the same Fashion-MNIST images: a Python loop of compiled steps (what
 `kdlib.training` does) against one `lax.scan` over steps, for strided convolutions (`SmallConvolutional`) and for
-full-size ones followed by max-pooling. Interleaved, repeated, medians; the table is written to
+full-size ones followed by max-pooling; and four networks of different seeds at once, by `vmap` over their weights,
+which makes grouped convolutions of all convolutions. Interleaved, repeated, medians; the table is written to
 `benchmarks/results/training.json`.
 """
 
@@ -25,6 +26,7 @@ from kdlib import data
 from kdlib.tools.provenance import device_name, provenance
 from kdlib.training.networks import SmallConvolutional
 
+TOGETHER = 4
 RESULTS = Path(__file__).parent / "results" / "training.json"
 
 
@@ -69,7 +71,19 @@ def loops(network, images, labels, batch_size):
     def scan(steps):
         return jax.block_until_ready(scanned((start, optimiser.init(start)), rows[:steps]))
 
-    return {"loop of compiled steps": (python_loop, 100), "lax.scan": (scan, 4)}
+    seeds = jax.vmap(lambda key: network.init(key, images[:1]))(jax.random.split(jax.random.key(0), TOGETHER))
+    together = jax.jit(jax.vmap(lambda state, batch: step(state, batch)[0]))
+
+    def several(steps):
+        state = seeds, jax.vmap(optimiser.init)(seeds)
+        for first in range(steps // TOGETHER):  # a step of each: as many images as that many steps of one
+            state = together(state, rows[TOGETHER * first : TOGETHER * (first + 1)])
+        return jax.block_until_ready(state)
+
+    return {
+        "loop of compiled steps": (python_loop, 100), "lax.scan": (scan, 4),
+        f"loop, {TOGETHER} networks by vmap": (several, 5 * TOGETHER),
+    }  # fmt: skip
 
 
 def main():

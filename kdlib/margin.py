@@ -69,8 +69,8 @@ class MarginBound:
         return float(self.total[self.best])
 
     def divided(self, **divisors: float) -> float:
-        """The bound if terms named `ramp`, `complexity` or `confidence` were smaller by these factors, at the margin that
-        would then be best: what the power of a check is measured with."""
+        """The bound if terms named `ramp`, `complexity` or `confidence` were smaller by these factors, at the margin
+        that would then be best: what the power of a check is measured with."""
         terms = {"ramp": self.ramp, "complexity": self.complexity, "confidence": self.confidence}
         return float(np.min(sum(term / divisors.get(name, 1) for name, term in terms.items())))
 

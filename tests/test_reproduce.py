@@ -16,7 +16,7 @@ from campaign import RECIPE
 from kdlib.data import sources
 from kdlib.tools.files import read_rows
 from kdlib.tools.provenance import ROOT, require_device
-from workflow import fetch, plan, reproduce, tables
+from workflow import fetch, plan, reproduce, slots, tables
 
 
 def test_plan_of_every_scale():
@@ -196,6 +196,24 @@ def test_no_two_jobs_share_a_gpu(tmp_path):
     ]
     scheduled = "from workflow import slots; print(slots.settle(None, need_gpu=True))"
     assert printed(scheduled) == "[]"  # a scheduler shares out its machines itself
+
+
+def test_jobs_may_share_a_gpu(tmp_path, monkeypatch):
+    """Two on each of two GPUs: four jobs have a place, the first two a GPU each; Snakemake is told of four."""
+    monkeypatch.setattr(slots, "gpus", lambda: ["GPU-a", "GPU-b"])
+    monkeypatch.setattr(slots, "FOLDER", tmp_path)
+    monkeypatch.setenv("KDLIB_SHARE", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is put back
+    found, locks = [], []
+    for _ in range(4):
+        locks += slots.settle(1, need_gpu=True)
+        found.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert found == ["GPU-a", "GPU-b", "GPU-a", "GPU-b"] and len(locks) == 4
+    options = Namespace(
+        scale="quick", lock="l", retries=0, profile=None, jobs=4, share=2, dry_run=False, only=[], tables_only=False
+    )
+    words = reproduce.words(options)
+    assert words[words.index("--resources") + 1] == "gpu=4" and reproduce.at_a_time(options) == 4
 
 
 # --- a campaign of its own ------------------------------------------------------------------------------------------

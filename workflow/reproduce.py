@@ -35,7 +35,7 @@ def words(options) -> list[str]:
     else:
         found += ["--cores", str(options.jobs)]
         if devices := slots.gpus():
-            found += ["--resources", f"gpu={len(devices)}"]
+            found += ["--resources", f"gpu={len(devices) * options.share}"]
     if options.dry_run:
         found.append("--dry-run")
     return [*found, "--", *targets(options)]
@@ -98,7 +98,7 @@ def at_a_time(options) -> int:
     """How many jobs run at a time."""
     if options.profile:
         return yaml.safe_load((options.profile / "config.yaml").read_text()).get("jobs", 1)
-    return max(1, min(options.jobs, len(slots.gpus()) or options.jobs))
+    return max(1, min(options.jobs, len(slots.gpus()) * options.share or options.jobs))
 
 
 def watch(options, nodes, stop: threading.Event):
@@ -119,7 +119,7 @@ def run(options) -> int:
     environment = {name: value for name, value in os.environ.items() if name != "KDLIB_JOBS"}
     if not options.profile:
         environment["KDLIB_JOBS"] = str(options.jobs)  # this machine is shared out here: see slots.py
-        environment = {**MEMORY, **environment}
+        environment = {**MEMORY, **environment, "KDLIB_SHARE": str(options.share)}
     if options.minutes:
         environment["KDLIB_UNTIL"] = str(time.time() + 60 * options.minutes)
     stop = threading.Event()
@@ -232,6 +232,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="quick")
     parser.add_argument("--jobs", type=int, help="at a time, on this machine; else one for each GPU, or two on a CPU")
+    parser.add_argument("--share", type=int, default=1, help="jobs on one GPU: small networks leave most of it idle")
     parser.add_argument("--minutes", type=float, help="end in that time; all that has been done is kept")
     parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="these experiments of the scale")
     parser.add_argument("--so-far", action="store_true", help="write the tables of what has ended, and run nothing")
@@ -245,7 +246,9 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.minutes is not None and arguments.minutes <= 0:
         parser.error("--minutes must be above zero")
+    if arguments.share < 1:
+        parser.error("--share must be one or more")
     if arguments.jobs is None:
-        arguments.jobs = (len(slots.gpus()) if "cuda" in arguments.lock else 0) or 2
+        arguments.jobs = (len(slots.gpus()) * arguments.share if "cuda" in arguments.lock else 0) or 2
     action = estimate if arguments.estimate else so_far if arguments.so_far else run
     sys.exit(action(arguments))

@@ -1,7 +1,8 @@
 """A share of the machine for each job: its own processor cores, and its own GPU where there are GPUs.
 
 Several jobs of one driver, or of several, share a machine. A slot is a file lock: the kernel gives it back when its
-process ends, however it ends. The driver says how many jobs there are (`$KDLIB_JOBS`); a cluster's jobs are not told.
+process ends, however it ends. The driver says how many jobs there are (`$KDLIB_JOBS`), and how many may share a GPU
+(`$KDLIB_SHARE`: small networks leave most of it idle); a cluster's jobs are not told.
 """
 
 from __future__ import annotations
@@ -49,18 +50,26 @@ def gpus() -> list[str]:
     return [here[int(name)] if name.isdigit() and int(name) < len(here) else name for name in chosen]
 
 
+def shared() -> int:
+    """How many jobs may share a GPU."""
+    return int(os.environ.get("KDLIB_SHARE") or 1)
+
+
 def settle(jobs: int | None, *, need_gpu: bool = False) -> list:
     """Give this process, and what it starts, its share of the machine; `jobs` run at a time. Returns the locks to keep.
 
-    Cores are divided among the jobs. With `need_gpu` and GPUs here, it waits for one that no other job has. Nothing is
-    done where `jobs` is None: a cluster's scheduler has shared out the machine.
+    Cores are divided among the jobs. With `need_gpu` and GPUs here, it waits for one that no other job has, or has room
+    for it where jobs share; each GPU's first place is taken before any second. Nothing is done where `jobs` is None: a cluster's scheduler has shared out the machine.
     """
     locks = []
     if jobs is None:
         return locks
     if need_gpu and (devices := gpus()):
-        device, lock = take([f"gpu-{name.replace('/', '-')}" for name in devices])
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[device]
+        names = [f"gpu-{name.replace('/', '-')}" for name in devices]
+        names = [f"gpu-{name.replace('/', '-')}" for name in devices]
+        places = [name + f"-{place}" * (place > 0) for place in range(shared()) for name in names]
+        place, lock = take(places)
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
         locks.append(lock)
     if jobs > 1 and hasattr(os, "sched_setaffinity"):  # Linux; elsewhere the system shares them out
         cores = sorted(os.sched_getaffinity(0))

@@ -90,7 +90,8 @@
   /* What is wider than its place, a phone's above all, is marked where it goes on. */
   function fade() {
     const places = "div.math, mjx-container[display='true'], .cell_output .output, a.image-reference, .figure-table, .pst-scrollable-table-container, .map-box";
-    const look = box => box.classList.toggle("more-right", box.scrollWidth - box.clientWidth - box.scrollLeft > 4);
+    const more = box => getComputedStyle(box).overflowX !== "visible" && box.scrollWidth - box.clientWidth - box.scrollLeft > 4;
+    const look = box => box.classList.toggle("more-right", more(box));
     const seen = new ResizeObserver(changed => changed.forEach(one => look(one.target)));
     for (const box of document.querySelectorAll(places)) {
       seen.observe(box);

@@ -15,6 +15,7 @@ from kdlib.experiments.results import Rows
 from kdlib.tools import plots
 
 COLOURS = dict(zip(TARGETS, (plots.BLACK, plots.PURPLE, plots.VERMILION, plots.BLUE), strict=True))
+STYLES = dict(zip(TARGETS, ("--", ":", "-.", "-"), strict=True))
 NAMES = {
     "labels": "labels", "random": "labels in random order", "offline": "the final teacher",
     "online": "the teacher along",
@@ -31,13 +32,12 @@ def complexity_along(cases: Mapping[str, Rows]) -> Figure:
         for axis, kernel in ((left, KERNELS[0]), (right, KERNELS[1])):
             for target in TARGETS:
                 lines = _by_seed([row for row in rows if (row["kernel"], row["target"]) == (kernel, target)])
+                look = {"color": COLOURS[target], "linestyle": STYLES[target]}
                 for line in lines.values():
-                    axis.plot(
-                        *zip(*sorted(line.items()), strict=True), color=COLOURS[target], alpha=0.35, linewidth=0.8
-                    )
+                    axis.plot(*zip(*sorted(line.items()), strict=True), **look, alpha=0.35, linewidth=0.8)
                 shares = sorted(set.intersection(*(set(line) for line in lines.values())))
                 means = [np.mean([line[share] for line in lines.values()]) for share in shares]
-                axis.plot(shares, means, color=COLOURS[target], marker="o", markersize=4, label=NAMES[target])
+                axis.plot(shares, means, **look, marker="o", markersize=4, label=NAMES[target])
             axis.set(yscale="log", xlabel="share of the student's training")
             axis.set_title(
                 "\n".join([*(textwrap.wrap(title, 54) if axis is left else ()), f"{kernel} kernel"]), fontsize=8.5

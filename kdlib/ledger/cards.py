@@ -56,7 +56,8 @@ def _facts(record: Record) -> list[str]:
     facts = [f"<b>{html.escape(record.outcome or record.verdict)}</b>"]
     if record.kind == "observation":
         low, high = number(record.measured["min"]), number(record.measured["max"])
-        facts.append(f"[{low}, {high}], claimed above {number(record.reference['min'])}")
+        unit = f"{typeset(record.unit)} " if record.unit else ""
+        facts.append(f"{unit}[{low}, {high}], claimed above {number(record.reference['min'])}")
     elif record.trials > 1:
         facts.append(count(record.trials))
     if record.outcome in ("", "for") and record.twin["kind"] != "null":  # beside no effect a twin tells nothing
@@ -79,8 +80,9 @@ def _body(record: Record) -> str:
         + (f", tolerance {number(record.tolerance)}" if record.tolerance else ""),
         "rate": f"slope in [{number(record.measured['min'])}, {number(record.measured['max'])}], "
         f"predicted {number(record.reference['min'])}, tolerance {number(record.tolerance)}",
-        "observation": f"interval [{number(record.measured['min'])}, {number(record.measured['max'])}], "
-        f"claimed to exceed {number(record.reference['min'])}, could have seen {number(record.power or 0.0)} more",
+        "observation": f"{typeset(record.unit) or 'interval'} [{number(record.measured['min'])}, "
+        f"{number(record.measured['max'])}], claimed to exceed {number(record.reference['min'])}, could have seen "
+        f"{number(record.power or 0.0)} more",
     }[record.kind]
     if record.tightness:
         compared += f"; bound / measured {number(record.tightness['min'])} to {number(record.tightness['max'])}"

@@ -108,6 +108,7 @@ class Record:
     notices: float | None = None
     p: float | None = None
     parts: dict = field(default_factory=dict)
+    unit: str = ""
 
     def __repr__(self):
         if self.kind == "evidence":
@@ -171,7 +172,7 @@ class Ledger:
         It is "for" the claim where the whole interval lies above, "against" where it lies below, else "undecided": each
         is a finding, none an error. Its p-value and power are those of Student's law with this interval of 95 % and one
         degree of freedom less than there are seeds; with a single seed (an interval over cases), of a normal law. Its
-        twin is a case in which there is nothing to observe.
+        twin is a case in which there is nothing to observe. `unit` says what the interval is of, for its card.
         """
         return self._check("observation", statement, title, interval, threshold, tolerance=0.0, strict=True, **about)
 
@@ -222,7 +223,7 @@ class Ledger:
         self, kind: Kind, statement: str, title: str, measured, reference, *, tolerance: float, twin: Twin,
         hypotheses: dict[str, Any] | None = None, code: str = "", note: str = "", n: Any = None, seeds=None,
         dtype: str | None = None, probability: bool = False, strict: bool = False, claims: list[int] | None = None,
-        parts: Mapping[str, Any] | None = None,
+        parts: Mapping[str, Any] | None = None, unit: str = "",
     ) -> Record:  # fmt: skip
         if statement not in STATEMENTS:
             raise ValueError(f"no statement {statement!r}: the ids are {', '.join(STATEMENTS)}")
@@ -273,7 +274,7 @@ class Ledger:
             if claims is None
             else list(claims),
             provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
-            outcome=outcome, power=power, p=p,
+            outcome=outcome, power=power, p=p, unit=unit,
             notices=_notices(kind, measured, reference, tolerance)
             if passed and kind != "observation" and vacuous != 1
             else None,
