@@ -58,14 +58,14 @@ def shared() -> int:
 def settle(jobs: int | None, *, need_gpu: bool = False) -> list:
     """Give this process, and what it starts, its share of the machine; `jobs` run at a time. Returns the locks to keep.
 
-    Cores are divided among the jobs. With `need_gpu` and GPUs here, it waits for one that no other job has, or has room
-    for it where jobs share; each GPU's first place is taken before any second. Nothing is done where `jobs` is None: a cluster's scheduler has shared out the machine.
+    Cores are divided among the jobs. With `need_gpu` and GPUs here, it waits for one that no other job has, or, where
+    jobs share, for one with room; each GPU's first place is taken before any second. Nothing is done where `jobs` is
+    None: a cluster's scheduler has shared out the machine.
     """
     locks = []
     if jobs is None:
         return locks
     if need_gpu and (devices := gpus()):
-        names = [f"gpu-{name.replace('/', '-')}" for name in devices]
         names = [f"gpu-{name.replace('/', '-')}" for name in devices]
         places = [name + f"-{place}" * (place > 0) for place in range(shared()) for name in names]
         place, lock = take(places)
