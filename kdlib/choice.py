@@ -122,7 +122,7 @@ class Choice:
             (
                 one.teacher, f"{one.temperature:g}", f"{one.soft_ratio:g}",
                 f"{one.error:.3f} [{one.low:.3f}, {one.high:.3f}]",
-                "no difference" if one.against_best > self.level else f"p = {one.against_best:.1g}",
+                "not told apart" if one.against_best > self.level else f"p = {one.against_best:.1g}",
                 f"{one.teacher_error:.3f}", "" if np.isnan(one.corrected) else f"{one.corrected:.2f}",
                 f"{one.complexity:.3f}", f"{one.growth:.2f}",
             )
@@ -141,7 +141,8 @@ class Choice:
         heads, *lines = self._table()
         body = "".join(cells(line, "td") for line in lines)
         table = f"<table><thead>{cells(heads, 'th')}</thead><tbody>{body}</tbody></table>"
-        return f'<div class="figure-table">{table}<p>{escape(self.advice)}</p></div>'
+        advice = self.advice[0].upper() + self.advice[1:]
+        return f'<div class="figure-table">{table}<p class="advice">{escape(advice)}.</p></div>'
 
 
 def choose(

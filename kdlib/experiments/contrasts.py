@@ -217,6 +217,7 @@ def record(ledger: Ledger, evidence: Mapping[tuple[str, str], Sequence[Evidence]
                 experiment, f"{one.contrast.name}: {one.called} ({scale})", one.differences, outcome=one.outcome,
                 power=one.detectable, p=one.p, interval=one.interval, claims=one.contrast.claims,
                 n=len(one.differences), seeds=range(len(one.differences)), code="kdlib.experiments.contrasts.evaluate",
+                unit="points" if one.contrast.times == 100 else "natural logarithms",
             )  # fmt: skip
 
 

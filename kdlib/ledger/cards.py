@@ -175,7 +175,8 @@ def noticed(record: Record) -> str:
 def effect(record: Record) -> str:
     """Of evidence: the mean effect, its interval, and what the design could have seen."""
     low, mean, high = (number(record.measured[name]) for name in ("min", "median", "max"))
-    return f"{mean} [{low}, {high}], uncorrected; could have seen {number(record.power or 0.0)}"
+    unit = f" {html.escape(record.unit)}" if record.unit else ""
+    return f"{mean} [{low}, {high}]{unit}, before correction; could have seen {number(record.power or 0.0)}"
 
 
 def count(value: int, what: str = "comparison") -> str:

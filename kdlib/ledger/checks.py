@@ -179,6 +179,7 @@ class Ledger:
     def evidence(
         self, experiment: str, title: str, differences, *, outcome: Outcome, power: float, interval, p: float,
         claims: list[int] | tuple[int, ...] = (), code: str = "", note: str = "", n: Any = None, seeds=None,
+        unit: str = "",
     ) -> Record:  # fmt: skip
         """What an experiment says about a claim: an outcome that was reached by a rule fixed before it ran.
 
@@ -191,6 +192,8 @@ class Ledger:
         outcome, power, interval, p
             as `kdlib.experiments.contrasts.Evidence` has them: "for", "against", "undecided" or "vacuous"; the smallest
             effect that could have been seen; the interval of the mean effect; its p-value, not corrected.
+        unit
+            of the effects.
         """
         if not re.fullmatch(r"X\d+", experiment):
             raise ValueError(f"evidence needs an experiment's id, X and a number, not {experiment!r}")
@@ -205,7 +208,7 @@ class Ledger:
             dtype=self.dtype, n=str(self.n if n is None else n),
             seeds=[int(seed) for seed in (self.seeds if seeds is None else seeds)], device=device_name(), note=note,
             claims=list(claims), provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
-            outcome=outcome, power=number("power", power, least=0), p=number("p", p, least=0, most=1),
+            outcome=outcome, power=number("power", power, least=0), p=number("p", p, least=0, most=1), unit=unit,
         )  # fmt: skip
         self._keep(record)
         return record
