@@ -137,7 +137,8 @@ class Choice:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        cells = lambda line, tag: "<tr>" + "".join(f"<{tag}>{escape(word)}</{tag}>" for word in line) + "</tr>"
+        whole = lambda word: escape(word).replace(" ", "\u00a0")  # an interval stays on its line
+        cells = lambda line, tag: "<tr>" + "".join(f"<{tag}>{whole(word)}</{tag}>" for word in line) + "</tr>"
         heads, *lines = self._table()
         body = "".join(cells(line, "td") for line in lines)
         table = f"<table><thead>{cells(heads, 'th')}</thead><tbody>{body}</tbody></table>"

@@ -75,6 +75,9 @@ def test_what_is_counted_and_what_is_drawn():
     ((title, entries),) = contrasts.forest_groups(evidence).items()
     assert "core" in title and len(entries) == 2 and "second by t, d" in entries[1][0]
     assert np.isnan(contrasts.counts({("core", "X0"): null})["seen"])
+    logarithms = contrasts.evaluate([contrast(times=1.0)], list(rows([1.0, 1.1, 0.9])))
+    titles = list(contrasts.forest_groups({("core", "X1"): [*found, *logarithms]}))
+    assert [title.rpartition(", in ")[2] for title in titles] == ["points", "natural logarithms"]
 
 
 def noisy(effects):

@@ -14,7 +14,7 @@
     for (const cell of document.querySelectorAll("div.cell")) {
       let before = cell.previousElementSibling;
       if (before && before.matches("details.code-behind")) before = before.previousElementSibling;
-      const checks = [...cell.querySelectorAll("details.check")];
+      const checks = [...cell.querySelectorAll("details.check")].filter(one => !one.closest(".ledger-row"));
       if (!checks.length) continue;
       const last = runs[runs.length - 1];
       if (last && before === last.cell) { last.checks.push(...checks); last.cell = cell; } else runs.push({ cell, checks });
@@ -102,7 +102,8 @@
   /* Panels beside each other keep their size on a phone, and are swiped; a single one fits. */
   function panels() {
     for (const image of document.querySelectorAll(".cell_output a.image-reference img")) {
-      const look = () => image.classList.toggle("several", image.naturalWidth > 1.75 * image.naturalHeight);
+      const wide = () => image.naturalWidth > 1.75 * image.naturalHeight || parseInt(image.style.width) > 600;
+      const look = () => image.classList.toggle("several", wide());
       if (image.complete) look(); else image.addEventListener("load", look);
     }
   }

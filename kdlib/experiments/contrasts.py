@@ -78,6 +78,11 @@ class Contrast:
     table: str = "runs"
     rows_of: str = ""
 
+    @property
+    def unit(self) -> str:
+        """Of its differences."""
+        return "points" if self.times == 100 else "natural logarithms"
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -217,19 +222,22 @@ def record(ledger: Ledger, evidence: Mapping[tuple[str, str], Sequence[Evidence]
                 experiment, f"{one.contrast.name}: {one.called} ({scale})", one.differences, outcome=one.outcome,
                 power=one.detectable, p=one.p, interval=one.interval, claims=one.contrast.claims,
                 n=len(one.differences), seeds=range(len(one.differences)), code="kdlib.experiments.contrasts.evaluate",
-                unit="points" if one.contrast.times == 100 else "natural logarithms",
+                unit=one.contrast.unit,
             )  # fmt: skip
 
 
 def forest_groups(evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> dict[str, list[tuple]]:
-    """The same as `kdlib.tools.plots.forest` draws it, without null experiments."""
-    return {
-        f"{experiment} ({scale}): {experiments()[experiment].title}": [
-            (f"{one.contrast.name}\n{one.called}", one.differences, one.interval, one.outcome) for one in found
-        ]
-        for (scale, experiment), found in evidence.items()
-        if any(one.contrast.sign for one in found)
-    }
+    """The same as `kdlib.tools.plots.forest` draws it, without null experiments; one panel for each unit."""
+    groups: dict[str, list[tuple]] = {}
+    for (scale, experiment), found in evidence.items():
+        units = {one.contrast.unit for one in found}
+        for one in found:
+            if one.contrast.sign:
+                title = f"{experiment} ({scale}): {experiments()[experiment].title}"
+                title += f", in {one.contrast.unit}" * (len(units) > 1)
+                entry = f"{one.contrast.name}\n{one.called}", one.differences, one.interval, one.outcome
+                groups.setdefault(title, []).append(entry)
+    return groups
 
 
 def counts(evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> dict[str, float]:

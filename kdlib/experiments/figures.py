@@ -29,6 +29,7 @@ def complexity_along(cases: Mapping[str, Rows]) -> Figure:
     """
     figure, axes = plt.subplots(len(cases), 2, figsize=(7.2, 3.0 * len(cases) + 0.5), squeeze=False, sharey="row")
     for (left, right), (title, rows) in zip(axes, cases.items(), strict=True):
+        whole = title.replace(" = ", "\u00a0=\u00a0")  # not to be broken
         for axis, kernel in ((left, KERNELS[0]), (right, KERNELS[1])):
             for target in TARGETS:
                 lines = _by_seed([row for row in rows if (row["kernel"], row["target"]) == (kernel, target)])
@@ -40,11 +41,11 @@ def complexity_along(cases: Mapping[str, Rows]) -> Figure:
                 axis.plot(shares, means, **look, marker="o", markersize=4, label=NAMES[target])
             axis.set(yscale="log", xlabel="share of the student's training")
             axis.set_title(
-                "\n".join([*(textwrap.wrap(title, 54) if axis is left else ()), f"{kernel} kernel"]), fontsize=8.5
+                "\n".join([*(textwrap.wrap(whole, 54) if axis is left else ()), f"{kernel} kernel"]), fontsize=8.5
             )
         left.set_ylabel("adjusted complexity")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=9)
     return figure
 
 

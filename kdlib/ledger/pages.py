@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
+from collections.abc import Mapping
 
 from kdlib.ledger.cards import STATES, card, count, number, state
 from kdlib.ledger.chapters import chapter
@@ -41,14 +42,18 @@ def table(records: list[Record] | None = None) -> str:
     return _rows(rows)
 
 
-def evidence_table(records: list[Record] | None = None) -> str:
-    """Every experiment as a row with its contrasts folded: outcome, effect, and what the design could have seen."""
+def evidence_table(records: list[Record] | None = None, titles: Mapping[str, str] | None = None) -> str:
+    """Every experiment as a row with its contrasts folded: outcome, effect, and what the design could have seen.
+
+    `titles`: `{id: title}`, for the lines.
+    """
     records = [record for record in (read_records() if records is None else records) if record.kind == "evidence"]
     rows = []
     for name in sorted({record.id for record in records}, key=lambda name: (len(name), name)):
         about = [record for record in records if record.id == name]
         where = ", ".join(sorted({chapter(record.chapter).link for record in about}))
-        rows.append(_row(f"ledger-{name.lower()}", name, where, about))
+        title = html.escape((titles or {}).get(name, ""))
+        rows.append(_row(f"ledger-{name.lower()}", name, title or where, about, f"<p>In {where}.</p>" if title else ""))
     return _rows(rows)
 
 

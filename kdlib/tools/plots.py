@@ -113,7 +113,8 @@ def forest(groups, *, unit, width=5.2):
     """A forest plot: one panel for each of `groups`, `{title: [(label, values, (low, high), outcome)]}`; its figure.
 
     Two lines for each entry, its label above: so it is narrow enough for a phone. The mean is marked by its outcome,
-    the interval is a bar, single values are dots. Without any groups a figure that says so.
+    the interval is a bar, single values are dots. `unit` is that of all panels, which then share their axis, or
+    `{title: unit}`. Without any groups a figure that says so.
     """
     if not groups:
         figure, axis = plt.subplots(figsize=(width, 0.6))
@@ -122,7 +123,8 @@ def forest(groups, *, unit, width=5.2):
         return figure
     counts = [len(entries) for entries in groups.values()]
     figure, axes = plt.subplots(
-        len(groups), 1, figsize=(width, 0.62 * sum(counts) + 0.55 * len(groups) + 0.8), squeeze=False, sharex=True,
+        len(groups), 1, figsize=(width, 0.62 * sum(counts) + 0.95 * len(groups) + 0.4), squeeze=False,
+        sharex=isinstance(unit, str),
         gridspec_kw={"height_ratios": [count + 0.3 for count in counts]},
     )  # fmt: skip
     for axis, (title, entries) in zip(axes[:, 0], groups.items(), strict=True):
@@ -133,10 +135,11 @@ def forest(groups, *, unit, width=5.2):
         beside["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # over the line at zero
         for place, (label, values, ends, outcome) in enumerate(entries):
             spread(axis, place, values, ends, color=OUTCOMES[outcome])
-            axis.plot(sum(values) / len(values), place, MARKS[outcome], color=OUTCOMES[outcome], markersize=8)
+            axis.plot(sum(values) / len(values), place, MARKS[outcome], color=OUTCOMES[outcome], markersize=7)
             lines = [line for part in label.split("\n") for line in textwrap.wrap(part, 78)]
             axis.text(0.005, place - 0.22, "\n".join(lines), **beside)
-    axes[-1, 0].set_xlabel(f"against  ←  {unit}  →  for")
+        axis.tick_params(labelbottom=True, labelsize=9)
+        axis.set_xlabel(f"against  ←  {unit if isinstance(unit, str) else unit[title]}  →  for", fontsize=9)
     seen = {outcome for entries in groups.values() for *_, outcome in entries}
     handles = [
         Line2D([], [], linestyle="", marker=MARKS[name], color=OUTCOMES[name], label=name)
