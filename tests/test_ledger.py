@@ -284,6 +284,7 @@ def test_evidence_has_an_outcome_of_its_own(ledger, tmp_path):
     claim = next(claim for claim in CLAIMS if claim.number == 8)
     assert ledgers.answer(claim, read).verdict == "for"
     assert all("1 for, 1 undecided" in of(read) for of in (ledgers.claims_report, ledgers.claims_table))
+    assert "a title" in ledgers.evidence_table(read, {read[0].id: "a title"})
     shown = ledgers.evidence_table(read)
     assert all(f'id="ledger-{name}"' in shown for name in ("x1", "x2")) and shown.count("state-for") == 2
     for name, outcome, message in (("T2", "for", "an experiment's id"), ("X3", "maybe", "outcome")):
