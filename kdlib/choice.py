@@ -116,9 +116,9 @@ class Choice:
         return [{**asdict(one), "tied": one in self.ties} for one in self.candidates]
 
     def _table(self) -> list[tuple[str, ...]]:
-        """Heads, and a line for each candidate."""
+        """Heads, and a line for each candidate; without the settings in which no two teachers differ."""
         heads = "teacher", "T", "soft", "error left out", "vs best", "its error", "corrected", "complexity", "growth"
-        return [heads] + [
+        lines = [
             (
                 one.teacher, f"{one.temperature:g}", f"{one.soft_ratio:g}",
                 f"{one.error:.3f} [{one.low:.3f}, {one.high:.3f}]",
@@ -128,6 +128,10 @@ class Choice:
             )
             for one in self.candidates
         ]  # fmt: skip
+        taught = [line for line in lines if line[0] != LABELS]
+        settings = {"T", "soft", "corrected"}
+        kept = [i for i, head in enumerate(heads) if head not in settings or len({line[i] for line in taught}) > 1]
+        return [tuple(line[i] for i in kept) for line in (heads, *lines)]
 
     def __str__(self) -> str:
         lines = self._table()

@@ -87,6 +87,8 @@ def test_what_is_better_and_what_is_not_known():
     good, none = (next(one for one in found.candidates if one.teacher == name) for name in ("good", "none"))
     assert good.complexity < none.complexity and 0.9 < none.complexity < 1.1
     assert none.teacher_error > 0.5 and none.corrected == 0
+    heads = lambda *ratios: str(choose(gram, teachers, labels, soft_ratios=ratios)).splitlines()[0]
+    assert " soft " not in heads(1) and " soft " in heads(0.5, 1) and " T " not in heads(0.5, 1)
 
 
 @pytest.mark.parametrize("candidates", [2, 20])

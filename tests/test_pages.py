@@ -86,6 +86,19 @@ def test_a_number_leads_to_its_code_and_the_code_to_its_run(articles, at):
     assert not bar.evaluate("bar => bar.open")
     number.click()
     assert bar.evaluate("bar => bar.open")
+    assert bar.locator("a[href^='#check-r']").count()  # the second click
+
+
+def test_the_end_of_a_bar_leads_to_checks_and_trainings(articles):
+    checked = sum(bool(article.select('.of-run a[href^="#check-"]')) for article in articles.values())
+    assert checked >= 10
+    for name, article in articles.items():
+        for link in article.select('.of-run a[href^="#"]'):
+            assert article.find(id=link["href"][1:]).select_one("summary strong").get_text() == link.get_text(), name
+    of_trainings = lambda name: articles[name].select('.of-run a[href="experiments.html#the-trainings"]')
+    assert articles["experiments"].find(id="the-trainings")
+    assert all(map(of_trainings, ("experiments", "choosing", "online_distillation")))
+    assert not any(map(of_trainings, ("bridge", "transfer_risk", "index")))
 
 
 def test_what_goes_on_to_the_right_is_marked_on_a_phone(at):

@@ -1,12 +1,20 @@
 """Fold the code behind the pages: one bar below each figure or row of checks, however many cells made it.
 
 A cell tagged `open` teaches by its code and stays as it is. Neighbouring cells with nothing between them are one run:
-their outputs come first, then one folded bar with all of their code, and a link to what they were run with. It is an
-ordinary `<details>`: it opens without a script, and a browser's search finds what is in it.
+their outputs come first, then one folded bar with all of their code. Its last line leads on: to the checks of the same
+section, to the run that made the page and, where the cells read the campaign's tables, to the trainings behind those.
+It is an ordinary `<details>`: it opens without a script, and a browser's search finds what is in it.
 """
+
+import ast
+import re
 
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
+
+CARD = re.compile(
+    r'<details class="check[^>]* id="(check-[^"]+)"><summary><strong>([^<]+)'
+)
 
 
 class Folded(nodes.Element):
@@ -19,10 +27,47 @@ def _open(_translator, node):
     )
 
 
-def _close(_translator, _node):
-    _translator.body.append(
-        '<p class="of-run"><a href="ledger.html#the-run">the run</a></p></details>\n'
-    )
+def _close(_translator, node):
+    links = [f'<a href="#{card}">{name}</a>' for name, card in node["checks"]]
+    lines = [f"checks of this section: {', '.join(links)}"] if links else []
+    lines.append('<a href="ledger.html#the-run">the run</a>')
+    if node["campaign"]:
+        lines.append('<a href="experiments.html#the-trainings">the trainings</a>')
+    _translator.body.append(f'<p class="of-run">{" · ".join(lines)}</p></details>\n')
+
+
+def checks_of(section) -> dict[str, str]:
+    """The cards of a section, or else of the one it is part of: `{statement: address of its first card}`.
+
+    The page's own section, that of its title, is no part that tells anything.
+    """
+    cards = [
+        found
+        for raw in section.findall(nodes.raw)
+        if _section_of(raw) is section
+        for found in CARD.findall(raw.astext())
+    ]
+    if not cards and isinstance(section.parent.parent, nodes.section):
+        return checks_of(section.parent)
+    return {name: card for card, name in reversed(cards)}
+
+
+def _section_of(node):
+    while not isinstance(node, nodes.section):
+        node = node.parent
+    return node
+
+
+def reads_campaign(cells: list[str]) -> list[bool]:
+    """Of each cell, in order, whether it reads the campaign's tables, or a name that such a cell has made."""
+    made, found = set(), []
+    for cell in cells:
+        names = [one for one in ast.walk(ast.parse(cell)) if isinstance(one, ast.Name)]
+        stored = {one.id for one in names if isinstance(one.ctx, ast.Store)}
+        read = {one.id for one in names} - stored
+        found.append("results.campaign(" in cell or bool(read & made))
+        made = made | stored if found[-1] else made - stored
+    return found
 
 
 def _is_folded(node) -> bool:
@@ -43,6 +88,13 @@ class FoldCode(SphinxPostTransform):
 
     def run(self, **_options):
         """Take the sources out of each run of cells and put them behind one bar."""
+        sources = [
+            node
+            for node in self.document.findall(nodes.container)
+            if node.get("nb_element") == "cell_code_source"
+        ]
+        texts = [source.astext() for source in sources]
+        self.campaign = dict(zip(sources, reads_campaign(texts), strict=True))
         parents = {
             node.parent
             for node in self.document.findall(nodes.container)
@@ -57,7 +109,9 @@ class FoldCode(SphinxPostTransform):
         def close():
             if sources:
                 cells = f"Code ({len(sources)} cells)" if len(sources) > 1 else "Code"
-                bar = Folded(summary=cells)
+                checks = list(checks_of(parent).items())
+                campaign = any(self.campaign[source] for source in sources)
+                bar = Folded(summary=cells, checks=checks, campaign=campaign)
                 bar.extend(sources)
                 children.append(bar)
                 sources.clear()

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kdlib.experiments.along import KERNELS, TARGETS
-from kdlib.experiments.results import Rows
+from kdlib.experiments.results import Rows, case_of
 from kdlib.tools import plots
 
 COLOURS = dict(zip(TARGETS, (plots.BLACK, plots.PURPLE, plots.VERMILION, plots.BLUE), strict=True))
@@ -50,21 +50,30 @@ def complexity_along(cases: Mapping[str, Rows]) -> Figure:
 
 
 def alignment(ends: Sequence[Mapping[str, Any]]) -> Figure:
-    """Kernel alignment against fidelity, and against accuracy: rows of `kdlib.experiments.results.at_the_end`."""
-    figure, axes = plots.panels(2)
-    methods = sorted({row["method"] for row in ends})
+    """Kernel alignment against fidelity, and against accuracy: rows of `kdlib.experiments.results.at_the_end`.
+
+    A colour for each method, a shape for each case (`kdlib.experiments.results.case_of`).
+    """
+    figure, axes = plots.panels(2, height=3.9)
+    shapes = dict(zip(sorted({case_of(row) for row in ends}), "os^Dv", strict=False))
+    colours = dict(
+        zip(sorted({row["method"] for row in ends}), (plots.BLACK, plots.VERMILION, plots.BLUE), strict=False)
+    )
     for axis, column, title in zip(
         axes,
         ("train_fidelity", "test_accuracy"),
         ("fidelity on training images", "accuracy on test images"),
         strict=True,
     ):
-        for method, mark, colour in zip(methods, "osD^v", (plots.BLACK, plots.VERMILION, plots.BLUE), strict=False):
-            own = [row for row in ends if row["method"] == method]
-            x, y = ([row[name] for row in own] for name in ("kernel_alignment", column))
-            axis.plot(x, y, mark, color=colour, alpha=0.75, label=method)
+        for case, shape in shapes.items():
+            for method, colour in colours.items():
+                own = [row for row in ends if (case_of(row), row["method"]) == (case, method)]
+                x, y = ([row[name] for row in own] for name in ("kernel_alignment", column))
+                axis.plot(x, y, shape, color=colour, alpha=0.75)
         axis.set(xlabel="alignment of the kernels", ylabel=title)
-    axes[0].legend(fontsize=9)
+    named = [plt.Line2D([], [], color=colour, marker="_", ls="", mew=5, label=name) for name, colour in colours.items()]
+    named += [plt.Line2D([], [], color="grey", marker=shape, ls="", label=case) for case, shape in shapes.items()]
+    figure.legend(handles=named, loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
@@ -106,7 +115,7 @@ def by_soft_ratio(rows: Rows) -> Figure:
 def _lines(cases: Mapping[str, Mapping[str, Mapping[Any, float]]], across: str) -> Figure:
     """`{title: {line: {(x, seed): y}}}`, and the line "labels" as `{seed: y}`."""
     count = -(-len(cases) // 2)
-    figure, axes = plt.subplots(count, 2, figsize=(7.2, 2.9 * count + 0.5), squeeze=False)
+    figure, axes = plt.subplots(count, 2, figsize=(7.2, 2.9 * count + 0.5), squeeze=False, sharey=True)
     colours = (plots.BLUE, plots.VERMILION, plots.GREEN, plots.PURPLE)
     for axis in axes.flat[len(cases) :]:
         axis.set_visible(False)

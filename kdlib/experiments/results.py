@@ -108,6 +108,11 @@ def at_the_end(tables: Mapping[str, Rows]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def case_of(row: Mapping[str, Any]) -> str:
+    """Which student on which images at which scale, as `lenet-5, cifar10-jpeg (core)`: what may be compared."""
+    return f"{row['network']}, {row['data']} ({row['scale']})"
+
+
 def chosen_on_validation(rows: Rows) -> dict[tuple, list[tuple[float, float]]]:
     """What it brings to try every checkpoint of a teacher on a student, and to keep the best on validation images.
 

@@ -115,9 +115,9 @@ def _links(record: Record, elsewhere: bool) -> str:
         )  # contrasts are drawn there, many in one plot
         parts.append(f'<a href="{where.name}.html{place}">in chapter {where.number}</a>')
     if record.id in STATEMENTS and not elsewhere:
-        parts.append(
-            f'<a href="{STATEMENTS[record.id].chapter}.html#{record.id.lower()}">{record.id} and its proof</a>'
-        )
+        statement = STATEMENTS[record.id]
+        what = "" if statement.definition else " and its proof"
+        parts.append(f'<a href="{statement.chapter}.html#{record.id.lower()}">{record.id}{what}</a>')
         parts.append(f'<a href="ledger.html#ledger-{record.id.lower()}">in the ledger</a>')
     parts.append('<a href="ledger.html#the-run">the run</a>')
     return "".join(f" · {part}" for part in parts)

@@ -21,7 +21,7 @@ from kdlib.ledger.statements import CLAIMS, STATEMENTS
 from kdlib.tools.provenance import ROOT
 
 ROW, TOP = 21, 34  # pixels: a node's height, the heads above them
-COLUMNS = {"claim": 4, "statement": 330, "code": 684}  # where each column begins
+COLUMNS = {"claim": 4, "statement": 304, "code": 684}  # where each column begins
 WIDTH = 960
 _MARKS = {"holds": "✓", "for": "▲", "against": "✗", "undecided": "◐", "vacuous": "○", "unchecked": "·"}
 _VERDICTS = {"for": "for", "a theorem": "holds", "answered": "holds", "against": "against", "stands": "against"}
@@ -74,13 +74,13 @@ def picture(records: list[Record] | None = None) -> str:
         found = Counter(state(r) for r in records if r.id == name and r.kind not in EVIDENCE)
         what = _worst(found) if found else "unchecked"
         node(
-            "statement", row, name, f"{name}  {_cut(statement.title, 46)}", f"{statement.chapter}.html#{name.lower()}",
+            "statement", row, name, f"{name}  {_cut(statement.title, 52)}", f"{statement.chapter}.html#{name.lower()}",
             what, f"{name}: {statement.title} (chapter {chapter(statement.chapter).number}). {_said(found)}",
         )  # fmt: skip
     for row, claim in enumerate(CLAIMS):
         said = answer(claim, records).verdict
         node(
-            "claim", row, f"claim {claim.number}", f"({claim.number}) {_cut(claim.text, 40)}",
+            "claim", row, f"claim {claim.number}", f"({claim.number}) {claim.short}",
             f"ledger.html#claim-{claim.number}", _VERDICTS.get(said, "undecided"),
             f"{claim.text} ({claim.source}). Verdict: {said}.",
         )  # fmt: skip
@@ -115,7 +115,7 @@ def _edge(places: dict, one: str, other: str) -> str:
         bend = 14 + min(50, abs(y2 - y1) / 9)
         path = f"M{x1 - 3} {y1:.0f}C{x1 - bend:.0f} {y1:.0f} {x1 - bend:.0f} {y2:.0f} {x1 - 3} {y2:.0f}"
     else:
-        start = {"claim": 300, "statement": 654}[first]
+        start = {"claim": 284, "statement": 664}[first]
         middle = (start + x2) / 2
         path = f"M{start} {y1:.0f}C{middle:.0f} {y1:.0f} {middle:.0f} {y2:.0f} {x2 - 4} {y2:.0f}"
     return f'<path d="{path}" data-from="{html.escape(one)}" data-to="{html.escape(other)}"/>'

@@ -23,8 +23,10 @@ def table(records: list[Record] | None = None) -> str:
     for statement in STATEMENTS.values():
         about = [record for record in records if record.id == statement.id and record.kind != "evidence"]
         shown = [record for record in about if record.kind not in EVIDENCE or not record.claims]
-        name = html.escape(statement.title) + (' <span class="new-here">new here</span>' if statement.new_here else "")
-        proof = f'<p><a href="{statement.chapter}.html#{statement.id.lower()}">{statement.id} and its proof</a></p>'
+        badge = "new here" if statement.new_here else "definition" if statement.definition else ""
+        name = html.escape(statement.title) + (f' <span class="new-here">{badge}</span>' if badge else "")
+        what = "" if statement.definition else " and its proof"
+        proof = f'<p><a href="{statement.chapter}.html#{statement.id.lower()}">{statement.id}{what}</a></p>'
         # What was observed of the data is no verdict on a theorem: it is with the claims that it bears on.
         claims = sorted({claim for record in about for claim in record.claims if record.kind in EVIDENCE})
         links = ", ".join(f'<a href="#claim-{claim}">claim {claim}</a>' for claim in claims)

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Statement:
-    """`new_here`: not found in the abstracts of the two papers; nothing more is claimed by it."""
+    """`new_here`: not found in the abstracts of the two papers; nothing more is claimed by it.
+
+    A `definition` has an id and checks (of the function that computes it), and nothing to prove: it is not counted.
+    """
 
     id: str
     title: str
     chapter: str
     new_here: bool = False
+    definition: bool = False
 
 
 STATEMENTS = {
@@ -35,7 +39,7 @@ STATEMENTS = {
         Statement("R5", "All sample sizes from one Cholesky factor", "transfer_risk"),
         Statement("R6", "Transfer risk of a teacher outside the student's space", "transfer_risk"),
         Statement("R7", "Transfer risk from the sample alone", "transfer_risk", new_here=True),
-        Statement("D1", "Data inefficiency", "data_inefficiency"),
+        Statement("D1", "Data inefficiency", "data_inefficiency", definition=True),
         Statement("D2", "What one more example adds to the norm", "data_inefficiency"),
         Statement("D3", "Data inefficiency sets the rate of the angle", "data_inefficiency"),
         Statement("D4", "From the angle's rate to the risk's", "data_inefficiency"),
@@ -54,7 +58,7 @@ STATEMENTS = {
         Statement("S4", "Distillation bound", "supervision_complexity"),
         Statement("S5", "Multi-class margin bound", "supervision_complexity"),
         Statement("S6", "Which supervision is complex", "supervision_complexity"),
-        Statement("S7", "Tightness of the certificates", "supervision_complexity"),
+        Statement("S7", "Tightness of the certificates", "supervision_complexity", definition=True),
         Statement("S8", "Certificate to the first power", "supervision_complexity"),
         Statement("S9", "The same for several classes", "supervision_complexity"),
         Statement("T1", "Supervision complexity at extreme temperatures", "temperature_early_stopping"),
@@ -80,12 +84,13 @@ STATEMENTS = {
 class Claim:
     """What a paper's abstract (or a public review of it) says, in our words, and the statements that bear on it.
 
-    `condition` is what it depends on according to the statements. A `doubt` is asked by a review: its statements answer
-    it, and evidence counts for the doubt.
+    `short` is for the map. `condition` is what it depends on according to the statements. A `doubt` is asked by a
+    review: its statements answer it, and evidence counts for the doubt.
     """
 
     number: int
     source: str
+    short: str
     text: str
     statements: tuple[str, ...]
     condition: str = ""
@@ -94,52 +99,122 @@ class Claim:
 
 _JI_ZHU, _HARUTYUNYAN, _REVIEWS = "Ji & Zhu 2020", "Harutyunyan et al. 2023", "reviews of Ji & Zhu"
 CLAIMS = (
-    Claim(1, _JI_ZHU, "Distilling into a wide network is learning a linear model of random features.", ("C1", "C2")),
-    Claim(2, _JI_ZHU, "The transfer risk of the student is bounded.", ("R1", "R2", "R3", "R4", "R5", "R6", "R7")),
     Claim(
-        3, _JI_ZHU, "Data inefficiency measures how hard a task is.",
+        1,
+        _JI_ZHU,
+        "A wide student is a linear model",
+        "Distilling into a wide network is learning a linear model of random features.",
+        ("C1", "C2"),
+    ),
+    Claim(
+        2,
+        _JI_ZHU,
+        "The transfer risk is bounded",
+        "The transfer risk of the student is bounded.",
+        ("R1", "R2", "R3", "R4", "R5", "R6", "R7"),
+    ),
+    Claim(
+        3,
+        _JI_ZHU,
+        "Data inefficiency: how hard a task is",
+        "Data inefficiency measures how hard a task is.",
         ("D1", "D2", "D3", "D4", "D6", "D7", "D8", "D9"),
     ),
     Claim(
-        4, _JI_ZHU, "For a perfect teacher a high soft ratio is beneficial.", ("E2", "E3", "D5"),
-        "A higher soft ratio must lower the share of the supervision that lies in directions not yet learnt: so it is "
-        "for a smooth teacher, and not for one whose confident answers are rough.",
+        4,
+        _JI_ZHU,
+        "Perfect teacher: soft labels help",
+        "For a perfect teacher a high soft ratio is beneficial.",
+        ("E2", "E3", "D5"),
+        condition=(
+            "A higher soft ratio must lower the share of the supervision that lies in directions not yet "
+            "learnt: so it is for a smooth teacher, and not for one whose confident answers are rough."
+        ),
     ),
     Claim(
-        5, _JI_ZHU, "For an imperfect teacher hard labels correct its wrong predictions, which explains mixing.",
+        5,
+        _JI_ZHU,
+        "Imperfect teacher: hard labels correct",
+        "For an imperfect teacher hard labels correct its wrong predictions, which explains mixing.",
         ("E1", "E4", "H1", "H2", "H3", "H4"),
-        "Which labels are corrected is exact for every teacher; that mixing is best "
-            "needs one that is neither better than "
-        "the labels nor much worse, for the student and the number of examples at hand. Only "
-        "the observations of H3 ask for an interior optimum; the others are about corrections.",
+        condition=(
+            "Which labels are corrected is exact for every teacher; that mixing is best needs one that is "
+            "neither better than the labels nor much worse, for the student and the number of examples at hand."
+            " Only the observations of H3 ask for an interior optimum; the others are about corrections."
+        ),
     ),
     Claim(
-        6, _HARUTYUNYAN,
-        "The student's error is bounded through the teacher's accuracy, the student's "
-            "margin with respect to the teacher, "
-        "and the complexity of the teacher's predictions.",
+        6,
+        _HARUTYUNYAN,
+        "The error is bounded by three terms",
+        (
+            "The student's error is bounded through the teacher's accuracy, the student's margin with respect "
+            "to the teacher, and the complexity of the teacher's predictions."
+        ),
         ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9"),
     ),
     Claim(
-        7, _HARUTYUNYAN, "Early stopping of the teacher is justified.", ("O1", "O2", "O3"),
-        "A stopped teacher's answers are less complex for a student whose kernel commutes with the teacher's; for "
-        "another they need not be.",
+        7,
+        _HARUTYUNYAN,
+        "Stopping the teacher early is justified",
+        "Early stopping of the teacher is justified.",
+        ("O1", "O2", "O3"),
+        condition=(
+            "A stopped teacher's answers are less complex for a student whose kernel commutes with the "
+            "teacher's; for another they need not be."
+        ),
     ),
     Claim(
-        8, _HARUTYUNYAN, "Temperature scaling is justified.", ("T1", "T2", "T3"),
-        "For students that interpolate it acts by the shape that it gives to the supervision, not by its scale.",
+        8,
+        _HARUTYUNYAN,
+        "Temperature is justified",
+        "Temperature scaling is justified.",
+        ("T1", "T2", "T3"),
+        condition=(
+            "For students that interpolate it acts by the shape that it gives to the supervision, not by its scale."
+        ),
     ),
     Claim(
-        9, _HARUTYUNYAN,
+        9,
+        _HARUTYUNYAN,
+        "Online distillation works",
         "Online distillation gives increasingly complex supervision, and works on a range of image benchmarks.",
         ("N1", "N2"),
-        "In the kernel regime an online student is a delayed one: ahead if both train too long, behind if too briefly.",
+        condition=(
+            "In the kernel regime an online student is a delayed one: ahead if both train too long, behind if "
+            "too briefly."
+        ),
     ),
     Claim(
-        10, _REVIEWS, "The theory needs an over-parameterised student, and practical students are small.", ("C2",),
+        10,
+        _REVIEWS,
+        "Doubt: practical students are small",
+        "The theory needs an over-parameterised student, and practical students are small.",
+        ("C2",),
         doubt=True,
     ),
-    Claim(11, _REVIEWS, "Convergence of the student is assumed, not guaranteed.", ("C1", "C2"), doubt=True),
-    Claim(12, _REVIEWS, "The wide-network assumption may be unrealistic.", ("C2",), doubt=True),
-    Claim(13, _REVIEWS, "The bound on the transfer risk is loose at small sample sizes.", (), doubt=True),
-)  # fmt: skip
+    Claim(
+        11,
+        _REVIEWS,
+        "Doubt: convergence is assumed",
+        "Convergence of the student is assumed, not guaranteed.",
+        ("C1", "C2"),
+        doubt=True,
+    ),
+    Claim(
+        12,
+        _REVIEWS,
+        "Doubt: wide is unrealistic",
+        "The wide-network assumption may be unrealistic.",
+        ("C2",),
+        doubt=True,
+    ),
+    Claim(
+        13,
+        _REVIEWS,
+        "Doubt: the bound is loose at small n",
+        "The bound on the transfer risk is loose at small sample sizes.",
+        (),
+        doubt=True,
+    ),
+)
