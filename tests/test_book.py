@@ -17,7 +17,7 @@ import nbval.plugin
 import pytest
 from browser import contrast
 
-from kdlib.ledger import STATEMENTS, read_records
+from kdlib.ledger import CLAIMS, EVIDENCE, STATEMENTS, answer, read_records
 from kdlib.tools.provenance import ROOT, provenance
 from workflow.notebooks import is_given
 
@@ -84,6 +84,15 @@ def test_every_statement_is_checked_by_the_code_of_today():
     for record in records:
         page = ROOT / "book" / f"{record.chapter}.ipynb"
         assert record.provenance["kdlib"] == provenance(page)["kdlib"], f"{record.id}: of other code"
+
+
+@pytest.mark.slow
+def test_each_piece_of_evidence_is_on_one_part_of_its_claim():
+    for claim in CLAIMS:
+        about = [r for r in read_records(RECORDS) if claim.number in r.claims and r.kind in EVIDENCE]
+        named = [record for record in about if claim.parts]
+        parts = answer(claim, about).parts
+        assert sum(sum(part.values()) for part in parts.values()) == len(named), claim.number
 
 
 class Comparison(nbval.plugin.IPyNbCell):

@@ -65,6 +65,16 @@ def test_rows_of_another_experiment_and_table():
     assert len(contrasts.evaluate([kernels], [], {"along": given})) == 1
 
 
+def test_a_contrast_that_would_be_another_s_again_is_asked_where_rows_name_their_experiment():
+    given = [{**row, "experiment": "X3", "precision": "bfloat16"} for row in rows([1.0, 1.1, 0.9])]
+    other = contrast(rows_of="X3", where_named=True)
+    (found,) = contrasts.evaluate([other], given)
+    assert found.precision == "bfloat16"
+    nameless = [{name: value for name, value in row.items() if name != "experiment"} for row in given]
+    assert contrasts.evaluate([other], nameless) == []
+    assert len(contrasts.evaluate([replace(other, where_named=False)], nameless)) == 1
+
+
 def test_what_is_counted_and_what_is_drawn():
     found = contrasts.evaluate([contrast()], [*rows([1.0, 1.1, 0.9]), *noisy([1.0, -1.0, 0.2])])
     null = contrasts.evaluate([contrast(sign=0)], list(rows([1.0, 1.1, 0.9])))

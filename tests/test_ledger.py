@@ -282,7 +282,10 @@ def test_evidence_has_an_outcome_of_its_own(ledger, tmp_path):
     read = read_records(tmp_path)
     assert [(one.id, one.outcome, one.power) for one in read] == [("X1", "for", 0.3), ("X2", "undecided", 0.9)]
     claim = next(claim for claim in CLAIMS if claim.number == 8)
-    assert ledgers.answer(claim, read).verdict == "for"
+    found = ledgers.answer(claim, read)
+    assert found.verdict == "for in part"  # X1 is on the student's error, and nothing on the supervision's complexity
+    assert found.parts["the student errs less"]["for"] == 1 and "less complex: nothing asked." in found.sentence
+    assert ledgers.tally(read)["for"] == 1
     assert all("1 for, 1 undecided" in of(read) for of in (ledgers.claims_report, ledgers.claims_table))
     assert "a title" in ledgers.evidence_table(read, {read[0].id: "a title"})
     shown = ledgers.evidence_table(read)

@@ -63,6 +63,8 @@ class Contrast:
         columns that tell cases apart; each case is a contrast of its own.
     table, rows_of
         where the rows are: "runs", "along" or "terms", and the experiment whose rows they are, if it is not this one.
+    where_named
+        asked only where the rows of `runs` name their experiment: elsewhere it would be another one's contrast again.
     """
 
     experiment: str
@@ -77,6 +79,7 @@ class Contrast:
     by: tuple[str, ...] = CASE
     table: str = "runs"
     rows_of: str = ""
+    where_named: bool = False
 
     @property
     def unit(self) -> str:
@@ -100,6 +103,8 @@ class Evidence:
         two-sided, of a mean of zero; by itself, and corrected with the experiment's other contrasts (Holm).
     detectable
         the effect that a design with these seeds and this spread sees four times in five.
+    precision
+        in which the networks were trained, where the table says so.
     """
 
     contrast: Contrast
@@ -111,6 +116,7 @@ class Evidence:
     adjusted: float
     detectable: float
     outcome: Outcome
+    precision: str = ""
 
     @property
     def mean(self) -> float:
@@ -184,6 +190,8 @@ def evaluate(
     for contrast in contrasts:
         whose = contrast.rows_of or contrast.experiment
         table = (others or {}).get(contrast.table, ()) if contrast.table != "runs" else students
+        if contrast.where_named and not all(row.get("experiment") for row in table):
+            continue
         own = [row for row in table if row.get("experiment", whose).partition("-")[0] == whose]
         if table is students:  # parts of an experiment may ask for the same training
             named = lambda row: (row["run"], *(row.get(column) for column in TREATMENT)) if row.get("run") else id(row)
@@ -192,7 +200,8 @@ def evaluate(
             if len(by_seed) > 1:
                 values = contrast.times * np.array(list(by_seed.values()))
                 blocks = _blocks(contrast, case, own, list(by_seed)) if _of_one_teacher(contrast) else None
-                found.append(_evidence(contrast, case, values, blocks, delta))
+                one = _evidence(contrast, case, values, blocks, delta)
+                found.append(replace(one, precision=_precision(contrast, case, own)))
     adjusted = holm([evidence.p for evidence in found])
     return [
         replace(evidence, adjusted=p, outcome=_outcome(evidence, p, delta))
@@ -222,7 +231,7 @@ def record(ledger: Ledger, evidence: Mapping[tuple[str, str], Sequence[Evidence]
                 experiment, f"{one.contrast.name}: {one.called} ({scale})", one.differences, outcome=one.outcome,
                 power=one.detectable, p=one.p, interval=one.interval, claims=one.contrast.claims,
                 n=len(one.differences), seeds=range(len(one.differences)), code="kdlib.experiments.contrasts.evaluate",
-                unit=one.contrast.unit,
+                unit=one.contrast.unit, dtype=one.precision or None,
             )  # fmt: skip
 
 
@@ -267,6 +276,14 @@ def _of_one_teacher(contrast: Contrast) -> bool:
     kinds = (contrast.first, contrast.second)
     alone = any(kind.get("method") == "baseline" for kind in kinds)
     return contrast.table == "runs" and not alone and {"noise", "teacher_network"} <= set(contrast.by)
+
+
+def _precision(contrast: Contrast, case: tuple, rows: Rows) -> str:
+    about = dict(zip(contrast.by, case, strict=True))
+    kinds = [{**about, **kind}.items() for kind in (contrast.first, contrast.second)]
+    return ", ".join(
+        sorted({str(r["precision"]) for r in rows if r.get("precision") and any(k <= r.items() for k in kinds)})
+    )
 
 
 def _blocks(contrast: Contrast, case: tuple, rows: Rows, seeds: Sequence[float]) -> np.ndarray:
@@ -351,6 +368,7 @@ _SCHEMA = {
                             "by": {"type": "array", "items": {"type": "string"}},
                             "table": {"enum": list(TABLES)},
                             "rows_of": {"type": "string"},
+                            "where_named": {"type": "boolean"},
                         },
                     },
                 },

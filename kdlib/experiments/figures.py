@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from kdlib.experiments.along import KERNELS, TARGETS
 from kdlib.experiments.results import Rows, case_of
@@ -71,8 +72,8 @@ def alignment(ends: Sequence[Mapping[str, Any]]) -> Figure:
                 x, y = ([row[name] for row in own] for name in ("kernel_alignment", column))
                 axis.plot(x, y, shape, color=colour, alpha=0.75)
         axis.set(xlabel="alignment of the kernels", ylabel=title)
-    named = [plt.Line2D([], [], color=colour, marker="_", ls="", mew=5, label=name) for name, colour in colours.items()]
-    named += [plt.Line2D([], [], color="grey", marker=shape, ls="", label=case) for case, shape in shapes.items()]
+    named = [Line2D([], [], color=colour, marker="_", ls="", mew=5, label=name) for name, colour in colours.items()]
+    named += [Line2D([], [], color="grey", marker=shape, ls="", label=case) for case, shape in shapes.items()]
     figure.legend(handles=named, loc="outside lower center", ncols=2, fontsize=8)
     return figure
 

@@ -4,7 +4,7 @@
 
 from kdlib.ledger.chapters import Chapter, chapter, chapters
 from kdlib.ledger.checks import EVIDENCE, CheckFailed, Ledger, Record, Twin, WrongFormula, read_records
-from kdlib.ledger.claims import Answer, answer
+from kdlib.ledger.claims import Answer, answer, tally
 from kdlib.ledger.graph import edges, picture, uses
 from kdlib.ledger.pages import claims_report, claims_table, evidence_table, filters, table
 from kdlib.ledger.statements import CLAIMS, STATEMENTS, Claim, Statement
@@ -22,9 +22,9 @@ __all__ = [
     "Statement",
     "Twin",
     "WrongFormula",
+    "answer",
     "chapter",
     "chapters",
-    "answer",
     "claims_report",
     "claims_table",
     "edges",
@@ -33,5 +33,6 @@ __all__ = [
     "picture",
     "read_records",
     "table",
+    "tally",
     "uses",
 ]

@@ -124,9 +124,9 @@ def _links(record: Record, elsewhere: bool) -> str:
 
 
 def _by(record: Record) -> str:
-    """The function that did the work, where one is named."""
+    """The function that did the work; without one the page has done it itself."""
     name = html.escape(record.code)
-    return f' · <a href="api.html#{name}"><code>{name}</code></a>' if record.code else ""
+    return f' · <a href="api.html#{name}"><code>{name}</code></a>' if name else " · computed by its page, below it"
 
 
 def _power(record: Record) -> str:

@@ -155,6 +155,7 @@ class Ledger:
         """`measured <= reference + tolerance` in every trial; `measured < reference` with `strict=True`.
 
         `probability=True`: the reference bounds a probability; say where it is vacuous (one or more).
+        `critical=True`: it is a test's critical value; a factor on it means nothing, and the power is that of `parts`.
 
         `parts`: of what the right side is made, by name, so that the check's power is known for each by itself. A part
         is a term of the reference (an array, which is divided), or a function of the factor by which the part is made
@@ -179,7 +180,7 @@ class Ledger:
     def evidence(
         self, experiment: str, title: str, differences, *, outcome: Outcome, power: float, interval, p: float,
         claims: list[int] | tuple[int, ...] = (), code: str = "", note: str = "", n: Any = None, seeds=None,
-        unit: str = "",
+        dtype: str | None = None, unit: str = "",
     ) -> Record:  # fmt: skip
         """What an experiment says about a claim: an outcome that was reached by a rule fixed before it ran.
 
@@ -205,7 +206,7 @@ class Ledger:
             chapter=self.chapter, code=code, hypotheses={}, trials=len(differences),
             measured={"min": low, "median": float(np.mean(differences)), "max": high}, reference=_summary(0.0),
             slack=_summary(differences), tolerance=0.0, tightness=None, vacuous=None, twin={},
-            dtype=self.dtype, n=str(self.n if n is None else n),
+            dtype=dtype or self.dtype, n=str(self.n if n is None else n),
             seeds=[int(seed) for seed in (self.seeds if seeds is None else seeds)], device=device_name(), note=note,
             claims=list(claims), provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
             outcome=outcome, power=number("power", power, least=0), p=number("p", p, least=0, most=1), unit=unit,
@@ -226,7 +227,7 @@ class Ledger:
         self, kind: Kind, statement: str, title: str, measured, reference, *, tolerance: float, twin: Twin,
         hypotheses: dict[str, Any] | None = None, code: str = "", note: str = "", n: Any = None, seeds=None,
         dtype: str | None = None, probability: bool = False, strict: bool = False, claims: list[int] | None = None,
-        parts: Mapping[str, Any] | None = None, unit: str = "",
+        parts: Mapping[str, Any] | None = None, unit: str = "", critical: bool = False,
     ) -> Record:  # fmt: skip
         if statement not in STATEMENTS:
             raise ValueError(f"no statement {statement!r}: the ids are {', '.join(STATEMENTS)}")
@@ -279,7 +280,7 @@ class Ledger:
             provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
             outcome=outcome, power=power, p=p, unit=unit,
             notices=_notices(kind, measured, reference, tolerance)
-            if passed and kind != "observation" and vacuous != 1
+            if passed and kind != "observation" and vacuous != 1 and not critical
             else None,
             parts={
                 name: _noticed_at(kind, part, measured, reference, tolerance) for name, part in (parts or {}).items()

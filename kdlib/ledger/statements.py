@@ -6,7 +6,7 @@ The ids are those of the derivations. A check must name one of them; the ledger 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class Claim:
     """What a paper's abstract (or a public review of it) says, in our words, and the statements that bear on it.
 
     `short` is for the map. `condition` is what it depends on according to the statements. A `doubt` is asked by a
-    review: its statements answer it, and evidence counts for the doubt.
+    review: its statements answer it, and evidence counts for the doubt. `parts` are what a claim says that evidence may
+    answer differently: `{what: the evidence on it}`, each an id, or an id and words of the title, `H3: both ends`.
     """
 
     number: int
@@ -95,6 +96,7 @@ class Claim:
     statements: tuple[str, ...]
     condition: str = ""
     doubt: bool = False
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _JI_ZHU, _HARUTYUNYAN, _REVIEWS = "Ji & Zhu 2020", "Harutyunyan et al. 2023", "reviews of Ji & Zhu"
@@ -140,8 +142,14 @@ CLAIMS = (
         condition=(
             "Which labels are corrected is exact for every teacher; that mixing is best needs one that is "
             "neither better than the labels nor much worse, for the student and the number of examples at hand."
-            " Only the observations of H3 ask for an interior optimum; the others are about corrections."
         ),
+        parts={
+            "hard labels correct": ("H1",),
+            "a perfect teacher needs no mixture": ("H3: made perfect",),
+            "a mixture beats both ends": ("H3: both ends",),
+            "a mixture beats the teacher alone": ("X5: rather than 1",),
+            "a mixture beats the labels": ("X5: rather than labels",),
+        },
     ),
     Claim(
         6,
@@ -152,6 +160,12 @@ CLAIMS = (
             "to the teacher, and the complexity of the teacher's predictions."
         ),
         ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9"),
+        parts={
+            "labels are more complex than answers": ("X3",),
+            "a teacher's answers grow complex as it learns": ("X6: complexity",),
+            "while it errs less": ("X6: teacher's error",),
+            "the bound of networks' answers": ("X6: the bound",),
+        },
     ),
     Claim(
         7,
@@ -163,6 +177,11 @@ CLAIMS = (
             "A stopped teacher's answers are less complex for a student whose kernel commutes with the "
             "teacher's; for another they need not be."
         ),
+        parts={
+            "the student errs less": ("O3: errs less", "X2", "X6: student's error", "X8"),
+            "its answers are less complex": ("O3: limit of their complexity",),
+            "its bound is lower": ("X6: the bound",),
+        },
     ),
     Claim(
         8,
@@ -173,6 +192,10 @@ CLAIMS = (
         condition=(
             "For students that interpolate it acts by the shape that it gives to the supervision, not by its scale."
         ),
+        parts={
+            "the supervision is less complex": ("T3: complexity",),
+            "the student errs less": ("T3: errs less", "X1", "X8"),
+        },
     ),
     Claim(
         9,
@@ -181,9 +204,13 @@ CLAIMS = (
         "Online distillation gives increasingly complex supervision, and works on a range of image benchmarks.",
         ("N1", "N2"),
         condition=(
-            "In the kernel regime an online student is a delayed one: ahead if both train too long, behind if "
-            "too briefly."
+            "In the kernel regime an online student is a delayed one: ahead if both train until they fit wrong "
+            "labels, behind if they train too briefly."
         ),
+        parts={
+            "supervision grows more complex": ("O3", "X3", "X6"),
+            "it helps": ("N1", "X1", "X4", "X8"),
+        },
     ),
     Claim(
         10,
