@@ -77,9 +77,12 @@ class HuggingFaceLike(torch.nn.Module):
 
 
 def test_three_lines_for_a_model_of_hugging_faces_kind():
-    student, images = HuggingFaceLike(), torch.tensor(draw.normal(size=(40, 3, 4)), dtype=torch.float32)
-    labels = draw.integers(0, 3, 40)
-    teachers = {"early": draw.normal(size=(40, 3)), "late": np.eye(3)[labels]}
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    student, images = HuggingFaceLike(), torch.tensor(random.normal(size=(40, 3, 4)), dtype=torch.float32)
+    truth = images.flatten(1).numpy() @ random.normal(size=(12, 3))  # what this student can learn
+    labels = truth.argmax(axis=1)
+    teachers = {"early": random.normal(size=(40, 3)), "late": truth}
     gram = kernels.gram(student, images, outputs=lambda answer: answer.logits, dtype=torch.float64, progress=False)
     assert gram.shape == (40, 3, 40, 3)
     ranked = [
