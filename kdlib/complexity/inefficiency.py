@@ -104,7 +104,8 @@ def data_inefficiency(squared_norms, *, delta: float = 0.05, resamples: int = 10
     ----------
     squared_norms
         `(seeds, N)`: `||w_n||^2` for `n = 1..N`, one row for each independent draw of the inputs (and of the label
-        noise). Two rows at least: with fewer than about ten the intervals are too short, as bootstrap intervals are.
+        noise). Two rows at least: with fewer than about ten the intervals are too short, as bootstrap intervals are;
+        with heavy tails, where the supervision jumps, they stay so for longer (the chapter on teachers measures it).
     delta
         of the intervals, each `n` on its own.
     resamples, seed
