@@ -76,8 +76,8 @@ def test_a_number_leads_to_its_code_and_the_code_to_its_run(articles, at):
             assert link, (name, number)
             source = article.find(id=link["href"].removeprefix("#"))
             assert "glue(" in source.get_text(), (name, number)
-            bar = source.find_parent("details")
-            assert not bar or bar.select_one('a[href="ledger.html#the-run"]'), (name, number)
+            around = source.find_parent("details") or source.find_parent(class_="cell")
+            assert around.select_one('a[href="ledger.html#the-run"]'), (name, number)
             seen += 1
     assert seen > 250 and articles["ledger"].find(id="the-run")
     page = at("transfer_risk.html")
@@ -96,7 +96,7 @@ def test_the_end_of_a_bar_leads_to_checks_and_trainings(articles):
         for link in article.select('.of-run a[href^="#"]'):
             assert article.find(id=link["href"][1:]).select_one("summary strong").get_text() == link.get_text(), name
     of_trainings = lambda name: articles[name].select('.of-run a[href="experiments.html#the-trainings"]')
-    assert articles["experiments"].find(id="the-trainings")
+    assert articles["experiments"].find(id="the-trainings") and articles["ledger"].find(id="the-evidence")
     assert all(map(of_trainings, ("experiments", "choosing", "online_distillation")))
     assert not any(map(of_trainings, ("bridge", "transfer_risk", "index")))
 

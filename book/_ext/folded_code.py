@@ -1,9 +1,10 @@
 """Fold the code behind the pages: one bar below each figure or row of checks, however many cells made it.
 
 A cell tagged `open` teaches by its code and stays as it is. Neighbouring cells with nothing between them are one run:
-their outputs come first, then one folded bar with all of their code. Its last line leads on: to the checks of the same
-section, to the run that made the page and, where the cells read the campaign's tables, to the trainings behind those.
-It is an ordinary `<details>`: it opens without a script, and a browser's search finds what is in it.
+their outputs come first, then one folded bar with all of their code, an ordinary `<details>`: it opens without a
+script, and a browser's search finds what is in it. A line at its end, and below an open cell, leads on: to the checks
+of the same section, to the run that made the page and, where the code reads the campaign's tables, to the contrasts
+and trainings behind them.
 """
 
 import ast
@@ -21,19 +22,28 @@ class Folded(nodes.Element):
     """Code behind a bar."""
 
 
+class Onward(nodes.Element):
+    """The line below code that leads on."""
+
+
 def _open(_translator, node):
     _translator.body.append(
         f'<details class="code-behind"><summary>{node["summary"]}</summary>\n'
     )
 
 
-def _close(_translator, node):
+def _close(_translator, _node):
+    _translator.body.append("</details>\n")
+
+
+def _lead_on(_translator, node):
     links = [f'<a href="#{card}">{name}</a>' for name, card in node["checks"]]
     lines = [f"checks of this section: {', '.join(links)}"] if links else []
-    lines.append('<a href="ledger.html#the-run">the run</a>')
     if node["campaign"]:
+        lines.append('<a href="ledger.html#the-evidence">the contrasts</a>')
         lines.append('<a href="experiments.html#the-trainings">the trainings</a>')
-    _translator.body.append(f'<p class="of-run">{" · ".join(lines)}</p></details>\n')
+    lines.append('<a href="ledger.html#the-run">the run</a>')
+    _translator.body.append(f'<p class="of-run">{" · ".join(lines)}</p>\n')
 
 
 def checks_of(section) -> dict[str, str]:
@@ -95,6 +105,11 @@ class FoldCode(SphinxPostTransform):
         ]
         texts = [source.astext() for source in sources]
         self.campaign = dict(zip(sources, reads_campaign(texts), strict=True))
+        self.standing = [
+            source.parent
+            for source in sources
+            if "tag_open" in source.parent["classes"]
+        ]
         parents = {
             node.parent
             for node in self.document.findall(nodes.container)
@@ -103,16 +118,18 @@ class FoldCode(SphinxPostTransform):
         for parent in parents:
             self._fold(parent)
 
+    def _onward(self, section, sources):
+        campaign = any(self.campaign[source] for source in sources)
+        return Onward(checks=list(checks_of(section).items()), campaign=campaign)
+
     def _fold(self, parent):
         children, sources = [], []
 
         def close():
             if sources:
                 cells = f"Code ({len(sources)} cells)" if len(sources) > 1 else "Code"
-                checks = list(checks_of(parent).items())
-                campaign = any(self.campaign[source] for source in sources)
-                bar = Folded(summary=cells, checks=checks, campaign=campaign)
-                bar.extend(sources)
+                bar = Folded(summary=cells)
+                bar.extend([*sources, self._onward(parent, sources)])
                 children.append(bar)
                 sources.clear()
 
@@ -121,6 +138,8 @@ class FoldCode(SphinxPostTransform):
                 if not isinstance(child, (nodes.comment, nodes.target)):
                     close()
                 children.append(child)
+                if child in self.standing:
+                    child.insert(1, self._onward(parent, [child.children[0]]))
                 continue
             if child.children[0].get("nb_element") == "cell_code_source":
                 source = child.children[0]
@@ -137,5 +156,6 @@ class FoldCode(SphinxPostTransform):
 def setup(app):
     """Add the bar and the transform."""
     app.add_node(Folded, html=(_open, _close))
+    app.add_node(Onward, html=(_lead_on, lambda _translator, _node: None))
     app.add_post_transform(FoldCode)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -18,8 +18,8 @@ from kdlib.tools import plots
 COLOURS = dict(zip(TARGETS, (plots.BLACK, plots.PURPLE, plots.VERMILION, plots.BLUE), strict=True))
 STYLES = dict(zip(TARGETS, ("--", ":", "-.", "-"), strict=True))
 NAMES = {
-    "labels": "labels", "random": "labels in random order", "offline": "the final teacher",
-    "online": "the teacher along",
+    "labels": "labels", "random": "labels in random order", "offline": "the offline teacher",
+    "online": "the online teacher",
 }  # fmt: skip
 
 
