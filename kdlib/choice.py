@@ -156,6 +156,10 @@ def choose(
 ) -> Choice:  # fmt: skip
     """Rank teachers, temperatures and soft ratios for a student with this kernel.
 
+    It ranks by what a student that stays with this kernel would do. A network that learns features of its own leaves
+    it: on those of the campaign the teacher's own error (`Candidate.teacher_error`) ordered teachers better (the page
+    "Which teacher?").
+
     Parameters
     ----------
     gram
