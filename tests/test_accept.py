@@ -5,6 +5,7 @@ import json
 import pytest
 
 from kdlib.experiments import runs
+from kdlib.tools.files import unsealed
 from kdlib.tools.provenance import code_hash
 from kdlib.training.recipe import Recipe
 from workflow.accept import accept
@@ -66,6 +67,12 @@ def test_a_long_training_is_repeated_in_part(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "code_hash", code_hash)
     assert list(accept(folder, load).values()) == [(1, 0)]
     assert contents(folder, "row")[0]["repeated"] == 0.5
+
+
+def test_checkpoints_from_before_the_seal_are_the_same(old_runs):
+    for path in old_runs.glob("*/checkpoints/*.msgpack"):
+        path.write_bytes(unsealed(path, path.read_bytes()))
+    assert set(accept(old_runs, load).values()) == {(1, 0)}
 
 
 def test_what_comes_out_differently_is_left_alone_with_all_that_it_taught(old_runs):

@@ -5,7 +5,8 @@ supervision, recipe (with its loss) and images, whatever their seed. If every ch
 the same to the bit, all finished trainings of that kind are kept: their folders are renamed to what today's code asks
 for, and their rows name both hashes, `code` (today's) and `trained_with`. A training that took more than `LONG` seconds
 is repeated up to its second checkpoint only, and the rows of its kind say up to which share (`repeated`). A kind that
-comes out differently is not kept, nor are its students: `make reproduce` trains them again.
+comes out differently is not kept, nor are its students: `make reproduce` trains them again. Trainings on one core are
+repeated on one, since sums come out differently on several. It can be killed at any point; what was kept by then is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,7 +25,7 @@ import numpy as np
 
 from kdlib.experiments import runs
 from kdlib.labels.loss import DistillationLoss
-from kdlib.tools.files import write_whole
+from kdlib.tools.files import unsealed, write_whole
 from kdlib.tools.provenance import ROOT, code_hash
 from kdlib.training.checkpoints import SavedCheckpoints
 from kdlib.training.loop import Paused, Trained, train
@@ -117,9 +119,18 @@ def _repeats(
         for step in before.steps:
             if step <= limit:
                 saved = _checkpoint(before, step)
-                if (Path(again) / "checkpoints" / saved.name).read_bytes() != saved.read_bytes():
+                repeated = Path(again) / "checkpoints" / saved.name
+                if _content(repeated) != _content(saved):
                     return 0.0
     return limit / kept[-1]
+
+
+def _content(path: Path) -> bytes | None:
+    """Without the seal, which older files lack; nothing, which equals no content, of a damaged one."""
+    try:
+        return unsealed(path, path.read_bytes())
+    except ValueError:
+        return None
 
 
 def _checkpoint(trained: Trained, step: int) -> Path:
@@ -160,7 +171,11 @@ if __name__ == "__main__":
             loaded_tasks[key] = runs.ImageTask(**{**columns, "data": data}).load()
         return loaded_tasks[key]
 
-    results = accept(ROOT / "_build" / options.scale / "runs", load)
+    folder = ROOT / "_build" / options.scale / "runs"
+    cores = [json.loads(path.read_text(encoding="utf-8"))["row"]["cores"] for path in folder.glob("*/run.json")]
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: max(1, int(min(cores)))])
+    results = accept(folder, load)
     if not results:
         sys.exit(f"no finished training of the scale {options.scale!r} is of other code and the same packages")
     for (role, network, method, rest), (kept, left) in results.items():
