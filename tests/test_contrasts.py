@@ -117,8 +117,10 @@ def test_what_a_design_can_see_is_seen_four_times_in_five():
     """
     draw, size = np.random.default_rng(0), 4
     design = contrasts._evidence(contrast(), (), np.array([1.0, -1.0, 1.0, -1.0]), None, 0.05)
+    alone, shared = (contrasts._detectable(design, 0.05, level) for level in (0.05, 0.005))
+    assert shared > 2 * alone  # corrected for ten contrasts, with three degrees of freedom
     spread = np.array([1.0, -1.0, 1.0, -1.0]).std(ddof=1)
-    effects = design.detectable + spread * draw.normal(size=(4000, size))
+    effects = alone + spread * draw.normal(size=(4000, size))
     assert abs(np.mean(ttest_1samp(effects, 0, axis=1)[1] < 0.05) - 0.8) < 0.05
 
 

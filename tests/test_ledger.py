@@ -247,6 +247,18 @@ def test_what_says_nothing_notices_nothing_and_observations_go_by_their_claims(l
     assert "<strong>N1</strong>" in ledgers.cards.card(seen, elsewhere=True)
 
 
+def test_the_p_value_is_that_of_the_interval_s_level(ledger):
+    """A wider interval of a higher level is the same evidence."""
+    seeds, effects = range(6), np.array([0.3, 0.5, 0.2, 0.6, 0.4, 0.1])
+    one, other = (
+        ledger.observation(
+            "R1", f"{level}", mean_interval(effects, 1 - level), twin=BAD_INTERVAL, seeds=seeds, level=level
+        )
+        for level in (0.95, 0.995)
+    )
+    assert one.p == pytest.approx(other.p) == pytest.approx(ttest_1samp(effects, 0).pvalue) and one.power < other.power
+
+
 def test_an_effect_of_zero_is_no_observation(ledger):
     assert ledger.observation("R1", "x", (0.0, 0.0), twin=BAD_INTERVAL).verdict == "undecided"
 

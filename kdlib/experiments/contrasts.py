@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Outcome = Literal["for", "against", "undecided", "vacuous"]
 PLAN = ROOT / "workflow" / "experiments.yaml"
 TABLES = ("runs", "along", "terms")
+_PRECISION = dict.fromkeys(("along", "terms"), "float32 (networks), float64 (kernels)")
 CASE = ("data", "noise", "teacher_network", "network")
 TREATMENT = ("method", "temperature", "soft_ratio", "teacher_share", "pair", "half")
 
@@ -102,7 +103,8 @@ class Evidence:
     p, adjusted
         two-sided, of a mean of zero; by itself, and corrected with the experiment's other contrasts (Holm).
     detectable
-        the effect that a design with these seeds and this spread sees four times in five.
+        the effect that a design with these seeds and this spread sees four times in five, at the first step of the
+        correction: with a level shared by all contrasts of the experiment.
     precision
         in which the networks were trained, where the table says so.
     """
@@ -204,9 +206,12 @@ def evaluate(
                 found.append(replace(one, precision=_precision(contrast, case, own)))
     adjusted = holm([evidence.p for evidence in found])
     return [
-        replace(evidence, adjusted=p, outcome=_outcome(evidence, p, delta))
+        replace(
+            evidence, adjusted=p, outcome=_outcome(evidence, p, delta),
+            detectable=_detectable(evidence, delta, delta / len(found)),
+        )
         for evidence, p in zip(found, adjusted, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def of_scales(scale: str, names: Sequence[str] = (), *, delta: float = 0.05) -> dict[tuple[str, str], list[Evidence]]:
@@ -231,7 +236,7 @@ def record(ledger: Ledger, evidence: Mapping[tuple[str, str], Sequence[Evidence]
                 experiment, f"{one.contrast.name}: {one.called} ({scale})", one.differences, outcome=one.outcome,
                 power=one.detectable, p=one.p, interval=one.interval, claims=one.contrast.claims,
                 n=len(one.differences), seeds=range(len(one.differences)), code="kdlib.experiments.contrasts.evaluate",
-                unit=one.contrast.unit, dtype=one.precision or None,
+                unit=one.contrast.unit, dtype=one.precision or _PRECISION.get(one.contrast.table),
             )  # fmt: skip
 
 
@@ -326,8 +331,14 @@ def _evidence(
         p = 0.0 if differences.any() else 1.0
     quantile = student_t.ppf(1 - delta / 2, freedom)
     interval = float(mean - quantile * error), float(mean + quantile * error)
-    detectable = float((quantile + student_t.ppf(0.8, freedom)) * error)
-    return Evidence(contrast, case, differences, freedom, interval, p, p, detectable, "undecided")
+    return Evidence(contrast, case, differences, freedom, interval, p, p, float("nan"), "undecided")
+
+
+def _detectable(evidence: Evidence, delta: float, level: float) -> float:
+    """What is seen four times in five by a test at `level`; `delta` is that of the interval."""
+    quantile = lambda share: student_t.ppf(share, evidence.freedom)
+    error = (evidence.interval[1] - evidence.mean) / quantile(1 - delta / 2)
+    return float((quantile(1 - level / 2) + quantile(0.8)) * error)
 
 
 def _outcome(evidence: Evidence, adjusted: float, delta: float) -> Outcome:

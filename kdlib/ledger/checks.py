@@ -167,15 +167,19 @@ class Ledger:
         """The predicted slope lies in the fitted `interval = (low, high)`, widened by `tolerance`."""
         return self._check("rate", statement, title, interval, predicted, tolerance=tolerance, **about)
 
-    def observation(self, statement: str, title: str, interval, threshold: float = 0.0, **about) -> Record:
+    def observation(
+        self, statement: str, title: str, interval, threshold: float = 0.0, *, level: float = 0.95, **about
+    ) -> Record:
         """A claim about data: an effect, with its `interval = (low, high)`, exceeds `threshold`.
 
         It is "for" the claim where the whole interval lies above, "against" where it lies below, else "undecided": each
-        is a finding, none an error. Its p-value and power are those of Student's law with this interval of 95 % and one
-        degree of freedom less than there are seeds; with a single seed (an interval over cases), of a normal law. Its
-        twin is a case in which there is nothing to observe. `unit` says what the interval is of, for its card.
+        is a finding, none an error. Its p-value and power are those of Student's law with this interval, whose level
+        is `level`, and one degree of freedom less than there are seeds; with a single seed (an interval over cases), of
+        a normal law. Its twin is a case in which there is nothing to observe. `unit` says what the interval is of.
         """
-        return self._check("observation", statement, title, interval, threshold, tolerance=0.0, strict=True, **about)
+        return self._check(
+            "observation", statement, title, interval, threshold, tolerance=0.0, strict=True, level=level, **about
+        )
 
     def evidence(
         self, experiment: str, title: str, differences, *, outcome: Outcome, power: float, interval, p: float,
@@ -227,7 +231,7 @@ class Ledger:
         self, kind: Kind, statement: str, title: str, measured, reference, *, tolerance: float, twin: Twin,
         hypotheses: dict[str, Any] | None = None, code: str = "", note: str = "", n: Any = None, seeds=None,
         dtype: str | None = None, probability: bool = False, strict: bool = False, claims: list[int] | None = None,
-        parts: Mapping[str, Any] | None = None, unit: str = "", critical: bool = False,
+        parts: Mapping[str, Any] | None = None, unit: str = "", critical: bool = False, level: float = 0.95,
     ) -> Record:  # fmt: skip
         if statement not in STATEMENTS:
             raise ValueError(f"no statement {statement!r}: the ids are {', '.join(STATEMENTS)}")
@@ -244,7 +248,7 @@ class Ledger:
         runs = self.seeds if seeds is None else seeds
         outcome, power, p = "", None, None
         if kind == "observation":
-            outcome, power, p = _observed(measured, reference, len(runs) - 1)
+            outcome, power, p = _observed(measured, reference, len(runs) - 1, number("level", level, above=0, below=1))
         verdict = outcome or _verdict(kind, measured, reference, tolerance, vacuous)
         acceptable = passed or kind == "observation"  # an observation may come out against its claim
         sound = acceptable and all(hypotheses.values()) and twin_failed
@@ -335,17 +339,18 @@ def _compare(kind: Kind, measured, reference, tolerance: float) -> tuple[np.ndar
     return measured, np.atleast_1d(reference), slack if finite else np.full_like(slack, -np.inf)
 
 
-def _observed(measured: np.ndarray, reference: np.ndarray, freedom: int) -> tuple[Outcome, float, float]:
-    """`(outcome, power, p)` of an interval and a threshold; without degrees of freedom by a normal law."""
+def _observed(measured: np.ndarray, reference: np.ndarray, freedom: int, level: float) -> tuple[Outcome, float, float]:
+    """`(outcome, power, p)` of an interval of a level and a threshold; without degrees of freedom by a normal law."""
     if not np.isfinite(measured).all():
         raise ValueError(f"an observation needs a finite interval, not {measured.tolist()}")
     low, high = measured - reference
     law = student_t(freedom) if freedom > 0 else norm
-    error = (high - low) / 2 / law.ppf(0.975)
+    quantile = law.ppf((1 + level) / 2)
+    error = (high - low) / 2 / quantile
     effect = abs(low + high) / 2
     p = float(2 * law.sf(effect / error)) if error else float(effect == 0)
     outcome = "for" if low > 0 else "against" if high < 0 else "undecided"
-    return outcome, float(error * (law.ppf(0.975) + law.ppf(0.8))), p
+    return outcome, float(error * (quantile + law.ppf(0.8))), p
 
 
 def _verdict(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance: float, vacuous: float | None) -> str:

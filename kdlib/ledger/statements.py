@@ -179,7 +179,7 @@ CLAIMS = (
         ),
         parts={
             "the student errs less": ("O3: errs less", "X2", "X6: student's error", "X8"),
-            "its answers are less complex": ("O3: limit of their complexity",),
+            "its answers are no more complex": ("O3: limit of their complexity",),
             "its bound is lower": ("X6: the bound",),
         },
     ),
