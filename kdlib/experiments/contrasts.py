@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Outcome = Literal["for", "against", "undecided", "vacuous"]
 PLAN = ROOT / "workflow" / "experiments.yaml"
 TABLES = ("runs", "along", "terms")
-_PRECISION = dict.fromkeys(("along", "terms"), "float32 (networks), float64 (kernels)")
+_PRECISION: dict[str, str] = dict.fromkeys(("along", "terms"), "float32 (networks), float64 (kernels)")
 CASE = ("data", "noise", "teacher_network", "network")
 TREATMENT = ("method", "temperature", "soft_ratio", "teacher_share", "pair", "half")
 
