@@ -59,7 +59,10 @@ def checks_of(section) -> dict[str, str]:
     ]
     if not cards and isinstance(section.parent.parent, nodes.section):
         return checks_of(section.parent)
-    return {name: card for card, name in reversed(cards)}
+    firsts: dict[str, str] = {}
+    for card, name in cards:
+        firsts.setdefault(name, card)
+    return firsts
 
 
 def _section_of(node):
