@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -56,10 +57,10 @@ def alignment(ends: Sequence[Mapping[str, Any]]) -> Figure:
     A colour for each method, a shape for each case (`kdlib.experiments.results.case_of`).
     """
     figure, axes = plots.panels(2, height=3.9)
-    shapes = dict(zip(sorted({case_of(row) for row in ends}), "os^Dv", strict=False))
-    colours = dict(
-        zip(sorted({row["method"] for row in ends}), (plots.BLACK, plots.VERMILION, plots.BLUE), strict=False)
-    )
+    # Round and round: with more of them than shapes or colours some look alike, but none is left out
+    shapes = dict(zip(sorted({case_of(row) for row in ends}), cycle("os^Dv<>PX*"), strict=False))
+    palette = cycle((plots.BLACK, plots.VERMILION, plots.BLUE, plots.GREEN, plots.PURPLE))
+    colours = dict(zip(sorted({row["method"] for row in ends}), palette, strict=False))
     for axis, column, title in zip(
         axes,
         ("train_fidelity", "test_accuracy"),
