@@ -173,6 +173,20 @@ def test_an_interval_over_seeds_has_student_s_p_value(ledger):
         ledger.observation("D5", "y", (np.nan, 1.0), twin=BAD_INTERVAL)
 
 
+def test_the_level_of_an_interval_is_the_ledgers_unless_it_is_said(tmp_path):
+    wide = Ledger("transfer_risk", seeds=[0, 1, 2], folder=tmp_path, level=0.99)
+    p = {
+        title: wide.observation("D5", title, (0.1, 1.0), twin=BAD_INTERVAL, **about).p
+        for title, about in {"ledger": {}, "same": {"level": 0.99}, "own": {"level": 0.95}}.items()
+    }
+    assert p["ledger"] == p["same"] < 0.01 < p["own"] < 0.05
+
+
+def test_seeds_that_all_agree_are_a_sign_test(ledger):
+    assert ledger.observation("D5", "x", (0.1, 0.1), twin=BAD_INTERVAL, seeds=range(8)).p == 2 * 0.5**8
+    assert ledger.observation("D5", "y", (0.1, 0.1), twin=BAD_INTERVAL, seeds=[0]).p == 1
+
+
 def test_what_an_observation_could_have_seen(ledger):
     """An effect of the stated size is decided four times in five, within 2 points in 10,000 draws."""
     record = ledger.observation("D5", "x", (-0.98, 0.98), twin=BAD_INTERVAL)
@@ -290,7 +304,7 @@ def test_evidence_has_an_outcome_of_its_own(ledger, tmp_path):
     ledger.evidence(
         "X2", "an early one does", [0.1, -0.1], outcome="undecided", power=0.9, p=1.0, interval=(-1, 1), claims=[8]
     )
-    assert "could have seen" in record._repr_html_() and "Broken twin" not in record._repr_html_()
+    assert "would show four times in five" in record._repr_html_() and "Broken twin" not in record._repr_html_()
     read = read_records(tmp_path)
     assert [(one.id, one.outcome, one.power) for one in read] == [("X1", "for", 0.3), ("X2", "undecided", 0.9)]
     claim = next(claim for claim in CLAIMS if claim.number == 8)

@@ -81,8 +81,7 @@ def _body(record: Record) -> str:
         "rate": f"slope in [{number(record.measured['min'])}, {number(record.measured['max'])}], "
         f"predicted {number(record.reference['min'])}, tolerance {number(record.tolerance)}",
         "observation": f"{typeset(record.unit) or 'interval'} [{number(record.measured['min'])}, "
-        f"{number(record.measured['max'])}], claimed to exceed {number(record.reference['min'])}, could have seen "
-        f"{number(record.power or 0.0)} more",
+        f"{number(record.measured['max'])}], claimed to exceed {number(record.reference['min'])}; {_seen(record)}",
     }[record.kind]
     if record.tightness:
         compared += f"; bound / measured {number(record.tightness['min'])} to {number(record.tightness['max'])}"
@@ -176,7 +175,13 @@ def effect(record: Record) -> str:
     """Of evidence: the mean effect, its interval, and what the design could have seen."""
     low, mean, high = (number(record.measured[name]) for name in ("min", "median", "max"))
     unit = f" {html.escape(record.unit)}" if record.unit else ""
-    return f"{mean} [{low}, {high}]{unit}, before correction; could have seen {number(record.power or 0.0)}"
+    return f"{mean} [{low}, {high}]{unit}, before correction; {_seen(record)}"
+
+
+def _seen(record: Record) -> str:
+    """How large an effect would have had to be."""
+    beyond = " beyond that" if record.kind == "observation" else ""
+    return f"an effect of {number(record.power or 0.0)}{beyond} would show four times in five"
 
 
 def count(value: int, what: str = "comparison") -> str:

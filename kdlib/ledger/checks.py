@@ -112,7 +112,7 @@ class Record:
 
     def __repr__(self):
         if self.kind == "evidence":
-            return f"{self.id} ({self.title}): {self.outcome}; could have seen {self.power:.3g}"
+            return f"{self.id} ({self.title}): {self.outcome}; would have shown: {self.power:.3g}"
         twin = "fails, as it must" if self.twin["failed"] else "PASSES: the check cannot fail"
         name = "wrong formula" if self.twin["kind"] == "formula" else "broken twin"
         return f"{self.id} ({self.title}): {self.verdict}; {name} ({self.twin['broken']}): {twin}"
@@ -131,6 +131,8 @@ class Ledger:
         its name in `_toc.yml`.
     n, seeds, dtype
         of the runs, unless a check says otherwise.
+    level
+        of the intervals of observations, unless one says otherwise.
     folder
         of the JSON file; by default `own_records_folder()`.
     """
@@ -139,6 +141,7 @@ class Ledger:
     n: Any = ""
     seeds: list = field(default_factory=list)
     dtype: str = "float64"
+    level: float = 0.95
     folder: Path | None = None
     records: list[Record] = field(default_factory=list, init=False)
 
@@ -168,18 +171,20 @@ class Ledger:
         return self._check("rate", statement, title, interval, predicted, tolerance=tolerance, **about)
 
     def observation(
-        self, statement: str, title: str, interval, threshold: float = 0.0, *, level: float = 0.95, **about
+        self, statement: str, title: str, interval, threshold: float = 0.0, *, level: float | None = None, **about
     ) -> Record:
         """A claim about data: an effect, with its `interval = (low, high)`, exceeds `threshold`.
 
         It is "for" the claim where the whole interval lies above, "against" where it lies below, else "undecided": each
         is a finding, none an error. Its p-value and power are those of Student's law with this interval, whose level
-        is `level`, and one degree of freedom less than there are seeds; with a single seed (an interval over cases), of
-        a normal law. Its twin is a case in which there is nothing to observe. `unit` says what the interval is of.
+        is `level` (the ledger's, if it is not said), and one degree of freedom less than there are seeds; with a single
+        seed (an interval over cases), of a normal law. If every seed gave the same number, the p-value is that of a
+        sign test. Its twin is a case in which there is nothing to observe. `unit` says what the interval is of.
         """
         return self._check(
-            "observation", statement, title, interval, threshold, tolerance=0.0, strict=True, level=level, **about
-        )
+            "observation", statement, title, interval, threshold, tolerance=0.0, strict=True,
+            level=self.level if level is None else level, **about,
+        )  # fmt: skip
 
     def evidence(
         self, experiment: str, title: str, differences, *, outcome: Outcome, power: float, interval, p: float,
@@ -340,7 +345,10 @@ def _compare(kind: Kind, measured, reference, tolerance: float) -> tuple[np.ndar
 
 
 def _observed(measured: np.ndarray, reference: np.ndarray, freedom: int, level: float) -> tuple[Outcome, float, float]:
-    """`(outcome, power, p)` of an interval of a level and a threshold; without degrees of freedom by a normal law."""
+    """`(outcome, power, p)` of an interval of a level and a threshold; without degrees of freedom by a normal law.
+
+    An interval without width tells no spread: all seeds agreeing is then the evidence, as in a sign test.
+    """
     if not np.isfinite(measured).all():
         raise ValueError(f"an observation needs a finite interval, not {measured.tolist()}")
     low, high = measured - reference
@@ -348,7 +356,7 @@ def _observed(measured: np.ndarray, reference: np.ndarray, freedom: int, level: 
     quantile = law.ppf((1 + level) / 2)
     error = (high - low) / 2 / quantile
     effect = abs(low + high) / 2
-    p = float(2 * law.sf(effect / error)) if error else float(effect == 0)
+    p = float(2 * law.sf(effect / error)) if error else 0.5**freedom if effect else 1.0
     outcome = "for" if low > 0 else "against" if high < 0 else "undecided"
     return outcome, float(error * (quantile + law.ppf(0.8))), p
 
