@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import norm, ttest_1samp
 
 from kdlib import ledger as ledgers
 from kdlib.ledger import CLAIMS, STATEMENTS, CheckFailed, Ledger, Twin, WrongFormula, chapters, read_records
@@ -185,6 +185,25 @@ def test_the_level_of_an_interval_is_the_ledgers_unless_it_is_said(tmp_path):
 def test_seeds_that_all_agree_are_a_sign_test(ledger):
     assert ledger.observation("D5", "x", (0.1, 0.1), twin=BAD_INTERVAL, seeds=range(8)).p == 2 * 0.5**8
     assert ledger.observation("D5", "y", (0.1, 0.1), twin=BAD_INTERVAL, seeds=[0]).p == 1
+    rounded = ledger.observation("D5", "z", (0.1, 0.1 + 1e-16), twin=BAD_INTERVAL, seeds=range(8))
+    assert rounded.p == 2 * 0.5**8 and "every seed gave the same number" in rounded._repr_html_()
+
+
+def test_an_effect_whose_spread_depends_on_it(ledger):
+    """A rank correlation of 45 pairs: an interval near one is narrow, but p-value and power are those of none."""
+    error = 1 / np.sqrt(44)
+    record = ledger.observation("D9", "x", (0.8, 0.95), twin=BAD_INTERVAL, null_error=error)
+    assert record.p == pytest.approx(2 * norm.sf(0.875 / error))
+    assert record.power == pytest.approx(error * (norm.ppf(0.975) + norm.ppf(0.8)))
+    assert record.outcome == "for"
+
+
+def test_a_twin_that_telescopes_is_null(ledger):
+    """One draw against the next has mean zero whatever the draws are."""
+    values = np.random.default_rng(0).normal(size=8)
+    twin = Twin("one draw against the next", mean_interval(values - np.roll(values, 1)), 0.0)
+    assert ledger.observation("D5", "x", (0.1, 0.2), twin=twin).twin["kind"] == "null"
+    assert ledger.observation("D5", "y", (0.1, 0.2), twin=BAD_INTERVAL).twin["kind"] == "hypothesis"
 
 
 def test_what_an_observation_could_have_seen(ledger):

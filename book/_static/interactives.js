@@ -202,7 +202,7 @@
 
   /* H4: the best share of the teacher, for each ridge. */
   figure("best-mixture", data => ({
-    title: "Drag the ridge: the best share of the teacher moves, and need not lie between zero and one.",
+    title: "A smaller problem than the printed figure's. Drag the ridge: the best share of the teacher moves, and need not lie between zero and one.",
     controls: [
       { name: "ridge", label: "ridge", min: data.ridges[0], max: data.ridges[1], log: true, value: data.ridge },
       { name: "share", label: "share of the teacher ξ", min: -2, max: 3, step: 0.05, value: 0.5 },

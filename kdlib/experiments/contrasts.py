@@ -27,7 +27,7 @@ from scipy.stats import t as student_t
 
 from kdlib.experiments.results import Rows, campaign, paired, published_scales
 from kdlib.tools.arrays import number
-from kdlib.tools.intervals import clopper_pearson, holm
+from kdlib.tools.intervals import clopper_pearson, detectable, holm
 from kdlib.tools.provenance import ROOT
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class Evidence:
         correction: with a level shared by all contrasts of the experiment.
     precision
         in which the networks were trained, where the table says so.
+    seeds, examples
+        of the differences, and how many images the networks were trained on.
     """
 
     contrast: Contrast
@@ -119,6 +121,8 @@ class Evidence:
     detectable: float
     outcome: Outcome
     precision: str = ""
+    seeds: tuple[int, ...] = ()
+    examples: str = ""
 
     @property
     def mean(self) -> float:
@@ -203,7 +207,9 @@ def evaluate(
                 values = contrast.times * np.array(list(by_seed.values()))
                 blocks = _blocks(contrast, case, own, list(by_seed)) if _of_one_teacher(contrast) else None
                 one = _evidence(contrast, case, values, blocks, delta)
-                found.append(replace(one, precision=_precision(contrast, case, own)))
+                about = {"precision": _told(contrast, case, own, "precision"), "seeds": tuple(map(int, by_seed))}
+                size = "examples" if contrast.table == "terms" else "train_examples"
+                found.append(replace(one, **about, examples=_told(contrast, case, own, size)))
     adjusted = holm([evidence.p for evidence in found])
     return [
         replace(
@@ -235,7 +241,7 @@ def record(ledger: Ledger, evidence: Mapping[tuple[str, str], Sequence[Evidence]
             ledger.evidence(
                 experiment, f"{one.contrast.name}: {one.called} ({scale})", one.differences, outcome=one.outcome,
                 power=one.detectable, p=one.p, interval=one.interval, claims=one.contrast.claims,
-                n=len(one.differences), seeds=range(len(one.differences)), code="kdlib.experiments.contrasts.evaluate",
+                n=one.examples, seeds=one.seeds, code="kdlib.experiments.contrasts.evaluate",
                 unit=one.contrast.unit, dtype=one.precision or _PRECISION.get(one.contrast.table),
             )  # fmt: skip
 
@@ -283,12 +289,15 @@ def _of_one_teacher(contrast: Contrast) -> bool:
     return contrast.table == "runs" and not alone and {"noise", "teacher_network"} <= set(contrast.by)
 
 
-def _precision(contrast: Contrast, case: tuple, rows: Rows) -> str:
+def _plain(value: Any) -> str:
+    return f"{value:,.0f}" if isinstance(value, float) else str(value)
+
+
+def _told(contrast: Contrast, case: tuple, rows: Rows, column: str) -> str:
+    """What the rows of a contrast have in a column, in words."""
     about = dict(zip(contrast.by, case, strict=True))
     kinds = [{**about, **kind}.items() for kind in (contrast.first, contrast.second)]
-    return ", ".join(
-        sorted({str(r["precision"]) for r in rows if r.get("precision") and any(k <= r.items() for k in kinds)})
-    )
+    return ", ".join(sorted({_plain(r[column]) for r in rows if r.get(column) and any(k <= r.items() for k in kinds)}))
 
 
 def _blocks(contrast: Contrast, case: tuple, rows: Rows, seeds: Sequence[float]) -> np.ndarray:
@@ -327,8 +336,8 @@ def _evidence(
     error = np.sqrt(variance / seeds)
     if error:
         p = float(2 * student_t.sf(abs(mean) / error, freedom))
-    else:  # every seed the same: a difference is then certain, and none is none
-        p = 0.0 if differences.any() else 1.0
+    else:  # every seed the same: a sign test
+        p = 0.5 ** (seeds - 1) if differences.any() else 1.0
     quantile = student_t.ppf(1 - delta / 2, freedom)
     interval = float(mean - quantile * error), float(mean + quantile * error)
     return Evidence(contrast, case, differences, freedom, interval, p, p, float("nan"), "undecided")
@@ -336,9 +345,8 @@ def _evidence(
 
 def _detectable(evidence: Evidence, delta: float, level: float) -> float:
     """What is seen four times in five by a test at `level`; `delta` is that of the interval."""
-    quantile = lambda share: student_t.ppf(share, evidence.freedom)
-    error = (evidence.interval[1] - evidence.mean) / quantile(1 - delta / 2)
-    return float((quantile(1 - level / 2) + quantile(0.8)) * error)
+    error = (evidence.interval[1] - evidence.mean) / student_t.ppf(1 - delta / 2, evidence.freedom)
+    return detectable(float(error), evidence.freedom, level)
 
 
 def _outcome(evidence: Evidence, adjusted: float, delta: float) -> Outcome:

@@ -47,7 +47,7 @@ def complexity_along(cases: Mapping[str, Rows]) -> Figure:
             )
         left.set_ylabel("adjusted complexity")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=9)
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, fontsize=9)
     return figure
 
 
@@ -75,7 +75,7 @@ def alignment(ends: Sequence[Mapping[str, Any]]) -> Figure:
         axis.set(xlabel="alignment of the kernels", ylabel=title)
     named = [Line2D([], [], color=colour, marker="_", ls="", mew=5, label=name) for name, colour in colours.items()]
     named += [Line2D([], [], color="grey", marker=shape, ls="", label=case) for case, shape in shapes.items()]
-    figure.legend(handles=named, loc="outside lower center", ncols=2, fontsize=8)
+    figure.legend(handles=named, loc="outside lower left", ncols=2, fontsize=8)
     return figure
 
 
@@ -168,7 +168,7 @@ def three_terms(tables: Mapping[str, Rows]) -> Figure:
             xlabel="share of the teacher's training", title=f"{classes}\n({rows[0]['examples']:.0f} examples, {scale})"
         )
         axis.title.set_fontsize(9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
     return figure
 
 

@@ -180,6 +180,8 @@ def effect(record: Record) -> str:
 
 def _seen(record: Record) -> str:
     """How large an effect would have had to be."""
+    if not record.power:
+        return "every seed gave the same number"
     beyond = " beyond that" if record.kind == "observation" else ""
     return f"an effect of {number(record.power or 0.0)}{beyond} would show four times in five"
 

@@ -33,6 +33,7 @@ from kdlib.ledger.chapters import chapter, chapters
 from kdlib.ledger.statements import CLAIMS, STATEMENTS
 from kdlib.tools.arrays import choice, number, real_array
 from kdlib.tools.files import own_records_folder, records_folder, write_whole
+from kdlib.tools.intervals import detectable
 from kdlib.tools.provenance import ROOT, device_name, provenance
 
 if TYPE_CHECKING:
@@ -171,19 +172,22 @@ class Ledger:
         return self._check("rate", statement, title, interval, predicted, tolerance=tolerance, **about)
 
     def observation(
-        self, statement: str, title: str, interval, threshold: float = 0.0, *, level: float | None = None, **about
-    ) -> Record:
+        self, statement: str, title: str, interval, threshold: float = 0.0, *, level: float | None = None,
+        null_error: float | None = None, **about,
+    ) -> Record:  # fmt: skip
         """A claim about data: an effect, with its `interval = (low, high)`, exceeds `threshold`.
 
         It is "for" the claim where the whole interval lies above, "against" where it lies below, else "undecided": each
         is a finding, none an error. Its p-value and power are those of Student's law with this interval, whose level
         is `level` (the ledger's, if it is not said), and one degree of freedom less than there are seeds; with a single
         seed (an interval over cases), of a normal law. If every seed gave the same number, the p-value is that of a
-        sign test. Its twin is a case in which there is nothing to observe. `unit` says what the interval is of.
+        sign test. Where the spread depends on the effect, as a correlation's does, `null_error` is the standard error
+        that it has without any effect: p-value and power are then of a normal law with that error. Its twin is a case
+        in which there is nothing to observe. `unit` says what the interval is of.
         """
         return self._check(
             "observation", statement, title, interval, threshold, tolerance=0.0, strict=True,
-            level=self.level if level is None else level, **about,
+            level=self.level if level is None else level, null_error=null_error, **about,
         )  # fmt: skip
 
     def evidence(
@@ -237,6 +241,7 @@ class Ledger:
         hypotheses: dict[str, Any] | None = None, code: str = "", note: str = "", n: Any = None, seeds=None,
         dtype: str | None = None, probability: bool = False, strict: bool = False, claims: list[int] | None = None,
         parts: Mapping[str, Any] | None = None, unit: str = "", critical: bool = False, level: float = 0.95,
+        null_error: float | None = None,
     ) -> Record:  # fmt: skip
         if statement not in STATEMENTS:
             raise ValueError(f"no statement {statement!r}: the ids are {', '.join(STATEMENTS)}")
@@ -253,7 +258,8 @@ class Ledger:
         runs = self.seeds if seeds is None else seeds
         outcome, power, p = "", None, None
         if kind == "observation":
-            outcome, power, p = _observed(measured, reference, len(runs) - 1, number("level", level, above=0, below=1))
+            level = number("level", level, above=0, below=1)
+            outcome, power, p = _observed(measured, reference, len(runs) - 1, level, null_error)
         verdict = outcome or _verdict(kind, measured, reference, tolerance, vacuous)
         acceptable = passed or kind == "observation"  # an observation may come out against its claim
         sound = acceptable and all(hypotheses.values()) and twin_failed
@@ -344,21 +350,25 @@ def _compare(kind: Kind, measured, reference, tolerance: float) -> tuple[np.ndar
     return measured, np.atleast_1d(reference), slack if finite else np.full_like(slack, -np.inf)
 
 
-def _observed(measured: np.ndarray, reference: np.ndarray, freedom: int, level: float) -> tuple[Outcome, float, float]:
+def _observed(
+    measured: np.ndarray, reference: np.ndarray, freedom: int, level: float, null_error: float | None
+) -> tuple[Outcome, float, float]:
     """`(outcome, power, p)` of an interval of a level and a threshold; without degrees of freedom by a normal law.
 
-    An interval without width tells no spread: all seeds agreeing is then the evidence, as in a sign test.
+    An interval without width, but for rounding, tells no spread: all seeds agreeing is then the evidence, as in a sign
+    test.
     """
     if not np.isfinite(measured).all():
         raise ValueError(f"an observation needs a finite interval, not {measured.tolist()}")
     low, high = measured - reference
-    law = student_t(freedom) if freedom > 0 else norm
-    quantile = law.ppf((1 + level) / 2)
-    error = (high - low) / 2 / quantile
-    effect = abs(low + high) / 2
-    p = float(2 * law.sf(effect / error)) if error else 0.5**freedom if effect else 1.0
     outcome = "for" if low > 0 else "against" if high < 0 else "undecided"
-    return outcome, float(error * (quantile + law.ppf(0.8))), p
+    effect, law = abs(low + high) / 2, student_t(freedom) if freedom > 0 else norm
+    error = (high - low) / 2 / law.ppf((1 + level) / 2)
+    if null_error is not None:
+        error, freedom, law = number("null_error", null_error, above=0), 0, norm
+    if error <= 1e-12 * effect:
+        return outcome, 0.0, 0.5**freedom if effect else 1.0
+    return outcome, detectable(float(error), max(freedom, 0), 1 - level), float(2 * law.sf(effect / error))
 
 
 def _verdict(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance: float, vacuous: float | None) -> str:
@@ -409,8 +419,9 @@ def _noticed_at(
 
 
 def _kind_of_twin(kind: Kind, twin: Twin, measured: np.ndarray) -> str:
-    """ "null": an observation's twin whose effect is zero, which no data could have moved."""
-    if kind == "observation" and np.abs(measured).max() < 1e-9:
+    """ "null": an observation's twin whose effect is zero, which no data could have moved: the same thing twice, or one
+    draw against the next, a mean that telescopes."""
+    if kind == "observation" and abs(measured.sum()) < 1e-9 * max(1.0, np.ptp(measured)):
         return "null"
     return "formula" if isinstance(twin, WrongFormula) else "hypothesis"
 

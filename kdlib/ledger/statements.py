@@ -129,8 +129,9 @@ CLAIMS = (
         "For a perfect teacher a high soft ratio is beneficial.",
         ("E2", "E3", "D5"),
         condition=(
-            "A higher soft ratio must lower the share of the supervision that lies in directions not yet "
-            "learnt: so it is for a smooth teacher, and not for one whose confident answers are rough."
+            "By an approximation, of data inefficiency and not of the risk, a higher soft ratio helps where it "
+            "lowers the share of the supervision that lies in directions not yet learnt: so it is for a smooth "
+            "teacher, and not for one whose confident answers are rough."
         ),
     ),
     Claim(
@@ -204,8 +205,8 @@ CLAIMS = (
         "Online distillation gives increasingly complex supervision, and works on a range of image benchmarks.",
         ("N1", "N2"),
         condition=(
-            "In the kernel regime an online student is a delayed one: ahead if both train until they fit wrong "
-            "labels, behind if they train too briefly."
+            "In the kernel regime an online student is a delayed one; on two pairs of classes it was ahead where "
+            "both trained until they fitted wrong labels, and behind where they trained too briefly."
         ),
         parts={
             "supervision grows more complex": ("O3", "X3", "X6"),

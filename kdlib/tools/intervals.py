@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import beta
+from scipy.optimize import brentq
+from scipy.stats import beta, chi2, norm
 from scipy.stats import t as student_t
 
 from kdlib.tools.arrays import integer, number, real_array
@@ -43,6 +44,27 @@ def mean_interval(values, delta: float = 0.05) -> tuple[float, float]:
         variance += values.mean(axis=1).var(ddof=1) / len(values)
     half = student_t.ppf(1 - delta / 2, len(by_seed) - 1) * np.sqrt(variance)
     return float(by_seed.mean() - half), float(by_seed.mean() + half)
+
+
+def detectable(error: float, freedom: int, level: float, power: float = 0.8) -> float:
+    """The effect that a two-sided test at `level` sees with probability `power`.
+
+    Parameters
+    ----------
+    error
+        standard error of the effect.
+    freedom
+        degrees of freedom of that error, of Student's test (by its noncentral law); 0 if it is known, of a normal one.
+    """
+    error, freedom = number("error", error, least=0), integer("freedom", freedom, least=0)
+    level, power = number("level", level, above=0, below=1), number("power", power, above=level, below=1)
+    if not freedom:
+        return error * float(norm.ppf(1 - level / 2) + norm.ppf(power))
+    # The noncentral law as a mean over the error's own chance, by quadrature: SciPy's is NaN far out
+    places, weights = np.polynomial.legendre.leggauss(200)
+    estimated = np.sqrt(chi2.ppf((1 + places) / 2, freedom) / freedom) * student_t.ppf(1 - level / 2, freedom)
+    missed = lambda effect: weights @ norm.cdf(estimated - effect) / 2 - (1 - power)
+    return error * float(brentq(missed, 0.0, estimated.max() + 10))
 
 
 def holm(p_values) -> np.ndarray:
