@@ -136,7 +136,8 @@ def forest(groups, *, unit, width=5.2):
         for place, (label, values, ends, outcome) in enumerate(entries):
             spread(axis, place, values, ends, color=OUTCOMES[outcome])
             axis.plot(sum(values) / len(values), place, MARKS[outcome], color=OUTCOMES[outcome], markersize=7)
-            lines = [line for part in label.split("\n") for line in textwrap.wrap(part, 64)]
+            whole = label.replace(" = ", "\u00a0=\u00a0")  # not broken
+            lines = [line for part in whole.split("\n") for line in textwrap.wrap(part, 74)]
             axis.text(0.005, place - 0.22, "\n".join(lines), **beside)
         axis.tick_params(labelbottom=True, labelsize=10)
         axis.set_xlabel(f"against  ←  {unit if isinstance(unit, str) else unit[title]}  →  for", fontsize=10)
