@@ -64,7 +64,7 @@ def detectable(error: float, freedom: int, level: float, power: float = 0.8) -> 
     places, weights = np.polynomial.legendre.leggauss(200)
     estimated = np.sqrt(chi2.ppf((1 + places) / 2, freedom) / freedom) * student_t.ppf(1 - level / 2, freedom)
     missed = lambda effect: weights @ norm.cdf(estimated - effect) / 2 - (1 - power)
-    return error * float(brentq(missed, 0.0, estimated.max() + 10))
+    return error * float(brentq(missed, 0.0, estimated.max() + 10))  # pyright: ignore[reportArgumentType]
 
 
 def holm(p_values) -> np.ndarray:
