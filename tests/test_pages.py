@@ -87,6 +87,10 @@ def test_a_number_leads_to_its_code_and_the_code_to_its_run(articles, at):
     number.click()
     assert bar.evaluate("bar => bar.open")
     assert bar.locator("a[href^='#check-r']").count()  # the second click
+    long = at("teachers.html")  # more code than fits: the line stays in sight
+    long.locator("p:has-text('repaired in part') a.number").first.click()
+    line = long.locator("details.code-behind[open] > .of-run").bounding_box()
+    assert 0 <= line["y"] <= long.viewport_size["height"] - line["height"]
 
 
 def test_the_end_of_a_bar_leads_to_checks_and_trainings(articles):
