@@ -82,7 +82,7 @@ def test_the_estimate_counts_trainings_and_kernels(capsys, monkeypatch):
     assert any("60 kernels of 128 images, all outputs: 1,280 x 1,280" in line for line in lines), lines
     reproduce.estimate(Namespace(scale="core"))  # whose experiments share their teachers
     shared = next(line for line in capsys.readouterr().out.splitlines() if "resnet-20" in line)
-    assert "4.2 million images" in shared  # 15 epochs for three seeds, 30 for one; six students of 3
+    assert "8.2 million images" in shared  # 15 epochs for three seeds, 30 for one; six students of 3, fifteen of 6
 
 
 @pytest.mark.slow
