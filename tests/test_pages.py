@@ -106,11 +106,31 @@ def test_the_end_of_a_bar_leads_to_checks_and_trainings(articles):
 
 
 def test_what_goes_on_to_the_right_is_marked_on_a_phone(at):
-    page = at("teachers.html", viewport={"width": 390, "height": 800})
+    page = at("supervision_complexity.html", viewport={"width": 390, "height": 800})
     picture = page.locator("a.image-reference.more-right").first.element_handle()
     picture.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
     page.wait_for_function("box => !box.classList.contains('more-right')", arg=picture)
     assert page.locator(".more-right").count()
+
+
+def test_panels_stand_below_each_other_on_a_phone(at):
+    wide = at("teachers.html")
+    assert wide.locator("img[data-whole]:visible").count() >= 3 and not wide.locator(".panel:visible").count()
+    page = at("teachers.html", viewport={"width": 390, "height": 800})
+    assert not page.locator("img[data-whole]:visible").count()
+    panels = page.locator(".panel:visible")
+    assert panels.count() >= 6
+    for panel in panels.all():
+        box = panel.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and 150 < box["height"] < 600
+    # nothing is squashed, and every figure says what it shows once
+    images = page.locator(".panel img")
+    images.first.scroll_into_view_if_needed()
+    shape = "one => one.clientWidth / one.clientHeight / (one.naturalWidth / one.naturalHeight)"
+    assert abs(images.first.evaluate(shape) - 1) < 0.02
+    for figure in page.locator(".panels").all():
+        assert [len(text) > 30 for text in figure.locator("img").evaluate_all("all => all.map(one => one.alt)")][0]
+        assert len(figure.locator('img:not([alt=""])').all()) == 1
 
 
 @pytest.mark.parametrize("ending", ["What to take away", "What breaks it", "Exercises"])

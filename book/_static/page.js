@@ -99,9 +99,9 @@
     }
   }
 
-  /* Panels beside each other keep their size on a phone, and are swiped; a single one fits. */
+  /* What has no parts that a phone could stack keeps its size there, and is swiped, if it is wide; a single panel fits. */
   function panels() {
-    for (const image of document.querySelectorAll(".cell_output a.image-reference img")) {
+    for (const image of document.querySelectorAll(".cell_output a.image-reference > img:not([data-whole])")) {
       const wide = () => image.naturalWidth > 1.75 * image.naturalHeight || parseInt(image.style.width) > 600;
       const look = () => image.classList.toggle("several", wide());
       if (image.complete) look(); else image.addEventListener("load", look);

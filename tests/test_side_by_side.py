@@ -1,0 +1,72 @@
+"""Where a figure is cut for a phone."""
+
+import importlib.util
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdlib.tools import plots
+from kdlib.tools.provenance import ROOT
+
+spec = importlib.util.spec_from_file_location("side_by_side", ROOT / "book" / "_ext" / "side_by_side.py")
+side_by_side = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(side_by_side)
+
+
+def ink(figure):
+    """A figure's ink as the book's pictures have it."""
+    kept = io.BytesIO()
+    figure.savefig(kept, dpi=200, bbox_inches="tight")
+    plt.close(figure)
+    return np.asarray(Image.open(kept).convert("L")) < side_by_side.INK
+
+
+@pytest.fixture
+def panels():
+    """Panels in a row, drawn in the book's style."""
+
+    def drawn(count=3, legend=None, **options):
+        with plt.rc_context():
+            plots.use_style()
+            figure, axes = plots.panels(count, **options)
+            for number, axis in enumerate(axes):
+                axis.plot([0, 1], [0, number + 1], label=f"line {number}")
+                axis.set(xlabel="examples", title=f"panel {number}")
+            axes[0].set_ylabel("share")
+            if legend:
+                figure.legend(*axes[0].get_legend_handles_labels(), loc=f"outside {legend}")
+            return ink(figure)
+
+    return drawn
+
+
+def test_panels_are_cut_between_and_nothing_is_lost(panels):
+    found = panels()
+    parts = side_by_side.parts(found)
+    assert [len(boxes) for boxes in parts] == [1, 1, 1]
+    shown = sum(int(found[box.top : box.bottom, box.left : box.right].sum()) for boxes in parts for box in boxes)
+    assert shown == found.sum()  # all ink, once
+
+
+def test_a_panel_that_shares_its_axis_borrows_the_numbers(panels):
+    parts = side_by_side.parts(panels(sharey=True))
+    assert [len(boxes) for boxes in parts] == [1, 2, 2]
+    labels, panel = parts[1]
+    assert labels.left == 0 and labels.right < 0.5 * (panel.right - panel.left)
+    assert labels.top <= labels.first < labels.last <= labels.bottom
+
+
+def test_a_legend_in_the_middle_stands_by_itself(panels):
+    found = panels(2, "lower center")
+    last = side_by_side.parts(found)[-1]
+    assert len(last) == 1 and last[0].left == 0 and last[0].right == found.shape[1]
+
+
+def test_one_panel_is_left_alone():
+    figure, axis = plt.subplots()
+    axis.plot([0, 1], [0, 1])
+    assert side_by_side.parts(ink(figure)) == []
+    assert side_by_side.parts(np.zeros((300, 600), bool)) == []
