@@ -99,9 +99,8 @@ def parts(ink):
         rows = np.flatnonzero(own.any(axis=1))
         top, end = max(0, int(rows[0]) - GUTTER), min(bottom, int(rows[-1]) + GUTTER)
         found.append([Box(left, top, right, end, top, end)])
-        if (
-            left and first_axis and (shared := borrowed(own))
-        ):  # above and below are halves of other things
+        shared = borrowed(own) if left and first_axis else None
+        if shared:  # what is above and below the axis are halves of other things
             labels = Box(
                 0,
                 top,
