@@ -10,6 +10,7 @@ from scipy.stats import ttest_1samp
 from kdlib.experiments import contrasts
 from kdlib.experiments.contrasts import Contrast
 from kdlib.ledger import Ledger
+from kdlib.ledger.cards import card
 from workflow import plan
 
 CASE = {"data": "d", "noise": 0.0, "teacher_network": "t", "network": "n", "experiment": "X1"}
@@ -129,6 +130,23 @@ def test_what_evidence_says_of_its_runs(tmp_path):
     ledger = Ledger("experiments", folder=tmp_path)
     contrasts.record(ledger, {("core", "X1"): found})
     assert (ledger.records[0].seeds, ledger.records[0].n) == ([7, 8, 9], "45,000")
+
+
+def test_the_n_of_a_complexity_is_the_kernel_s(tmp_path):
+    kept = {"train_examples": 45_000.0, "points": 1024.0, "ridge": 0.001, "experiment": "X3"}
+    given = [{**row, **kept} for row in rows([1.0, 1.1, 0.9])]
+    found = contrasts.evaluate([contrast(rows_of="X3", table="along")], [], {"along": given})
+    ledger = Ledger("experiments", folder=tmp_path)
+    contrasts.record(ledger, {("core", "X1"): found})
+    assert ledger.records[0].n == "1,024"
+    assert "45,000 images" in ledger.records[0].note and "ridge 0.001" in ledger.records[0].note
+
+
+def test_what_compared_nothing_shows_no_interval(tmp_path):
+    ledger = Ledger("experiments", folder=tmp_path)
+    contrasts.record(ledger, {("core", "X1"): contrasts.evaluate([contrast()], list(rows([0.0, 0.0, 0.0])))})
+    shown = card(ledger.records[0], elsewhere=True)
+    assert "nothing to see" in shown and "four times in five" not in shown
 
 
 def designs(treatments, seeds, draw, effect=0.0):

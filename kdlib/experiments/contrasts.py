@@ -3,7 +3,8 @@
 `workflow/experiments.yaml` has the experiments X1, X2, ...: each a question and its contrasts, the difference of a
 column between two kinds of rows with the same seed, the sign that counts for the claim, and the smallest effect the
 design was made for. `evaluate` gives each contrast one of four outcomes (section 13 of the derivations): *for*,
-*against*, *undecided*, or *vacuous*, where nothing was compared because both kinds were the same training.
+*against*, *undecided*, or *vacuous*, where both kinds gave the same number for every seed: they are the same training,
+or two bounds that are both at one.
 
 Three seeds alone would decide next to nothing: their spread is known to a factor of two. Seeds are therefore blocks and
 all students of one teacher treatments; what is left of the rows of `runs` without the means of both is the error of
@@ -37,6 +38,8 @@ Outcome = Literal["for", "against", "undecided", "vacuous"]
 PLAN = ROOT / "workflow" / "experiments.yaml"
 TABLES = ("runs", "along", "terms")
 _PRECISION: dict[str, str] = dict.fromkeys(("along", "terms"), "float32 (networks), float64 (kernels)")
+_SIZE = {"runs": "train_examples", "along": "points", "terms": "examples"}  # the column of n
+_ALONG = ("train_examples", "ridge")
 CASE = ("data", "noise", "teacher_network", "network")
 TREATMENT = ("method", "temperature", "soft_ratio", "teacher_share", "pair", "half")
 
@@ -108,7 +111,10 @@ class Evidence:
     precision
         in which the networks were trained, where the table says so.
     seeds, examples
-        of the differences, and how many images the networks were trained on.
+        of the differences, and on how many images: those that the networks were trained on, or, of the table `along`,
+        those of the kernel.
+    about
+        of the table `along`: the students' images and the ridge, in words.
     """
 
     contrast: Contrast
@@ -123,6 +129,7 @@ class Evidence:
     precision: str = ""
     seeds: tuple[int, ...] = ()
     examples: str = ""
+    about: str = ""
 
     @property
     def mean(self) -> float:
@@ -208,8 +215,11 @@ def evaluate(
                 blocks = _blocks(contrast, case, own, list(by_seed)) if _of_one_teacher(contrast) else None
                 one = _evidence(contrast, case, values, blocks, delta)
                 about = {"precision": _told(contrast, case, own, "precision"), "seeds": tuple(map(int, by_seed))}
-                size = "examples" if contrast.table == "terms" else "train_examples"
-                found.append(replace(one, **about, examples=_told(contrast, case, own, size)))
+                told = {name: _told(contrast, case, own, name) for name in (_SIZE[contrast.table], *_ALONG)}
+                if contrast.table == "along":
+                    images, ridge = (told[name] for name in _ALONG)
+                    about["about"] = f"Kernels of students of {images} images, ridge {ridge}."
+                found.append(replace(one, **about, examples=told[_SIZE[contrast.table]]))
     adjusted = holm([evidence.p for evidence in found])
     return [
         replace(
@@ -241,7 +251,7 @@ def record(ledger: Ledger, evidence: Mapping[tuple[str, str], Sequence[Evidence]
             ledger.evidence(
                 experiment, f"{one.contrast.name}: {one.called} ({scale})", one.differences, outcome=one.outcome,
                 power=one.detectable, p=one.p, interval=one.interval, claims=one.contrast.claims,
-                n=one.examples, seeds=one.seeds, code="kdlib.experiments.contrasts.evaluate",
+                n=one.examples, note=one.about, seeds=one.seeds, code="kdlib.experiments.contrasts.evaluate",
                 unit=one.contrast.unit, dtype=one.precision or _PRECISION.get(one.contrast.table),
             )  # fmt: skip
 
@@ -290,7 +300,7 @@ def _of_one_teacher(contrast: Contrast) -> bool:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:,.0f}" if isinstance(value, float) else str(value)
+    return f"{value:,.0f}" if isinstance(value, float) and value >= 1 else str(value)
 
 
 def _told(contrast: Contrast, case: tuple, rows: Rows, column: str) -> str:

@@ -172,7 +172,9 @@ def noticed(record: Record) -> str:
 
 
 def effect(record: Record) -> str:
-    """Of evidence: the mean effect, its interval, and what the design could have seen."""
+    """Of evidence: the mean effect, its interval, and what the design could have seen; nothing of what was the same."""
+    if record.outcome == "vacuous":
+        return "the same number of both for every seed, so that there was nothing to see"
     low, mean, high = (number(record.measured[name]) for name in ("min", "median", "max"))
     unit = f" {html.escape(record.unit)}" if record.unit else ""
     return f"{mean} [{low}, {high}]{unit}, before correction; {_seen(record)}"

@@ -86,7 +86,7 @@ class Claim:
 
     `short` is for the map. `condition` is what it depends on according to the statements. A `doubt` is asked by a
     review: its statements answer it, and evidence counts for the doubt. `parts` are what a claim says that evidence may
-    answer differently: `{what: the evidence on it}`, each an id, or an id and words of the title, `H3: both ends`.
+    answer differently: `{what: the evidence on it}`, each an id, or an id and words of the title, `H3: better end`.
     """
 
     number: int
@@ -121,6 +121,11 @@ CLAIMS = (
         "Data inefficiency: how hard a task is",
         "Data inefficiency measures how hard a task is.",
         ("D1", "D2", "D3", "D4", "D6", "D7", "D8", "D9"),
+        parts={
+            "it orders tasks": ("D9: orders tasks by their error",),
+            "it orders the students of a task": ("D9: orders the students",),
+            "it says more than supervision complexity": ("D9: beyond supervision complexity",),
+        },
     ),
     Claim(
         4,
@@ -141,13 +146,13 @@ CLAIMS = (
         "For an imperfect teacher hard labels correct its wrong predictions, which explains mixing.",
         ("E1", "E4", "H1", "H2", "H3", "H4"),
         condition=(
-            "Which labels are corrected is exact for every teacher; that mixing is best needs one that is "
-            "neither better than the labels nor much worse, for the student and the number of examples at hand."
+            "Which labels are corrected is exact for every teacher; whether a mixture beats the better end is "
+            "decided, corrected, for few teachers or none."
         ),
         parts={
-            "hard labels correct": ("H1",),
-            "a perfect teacher needs no mixture": ("H3: made perfect",),
-            "a mixture beats both ends": ("H3: both ends",),
+            "hard labels raise the student's accuracy": ("H1",),
+            "a perfect teacher gains little from a mixture": ("H3: made perfect",),
+            "a mixture beats the better end": ("H3: the better end",),
             "a mixture beats the teacher alone": ("X5: rather than 1",),
             "a mixture beats the labels": ("X5: rather than labels",),
         },
@@ -209,7 +214,8 @@ CLAIMS = (
             "both trained until they fitted wrong labels, and behind where they trained too briefly."
         ),
         parts={
-            "supervision grows more complex": ("O3", "X3", "X6"),
+            "supervision grows more complex": ("X3: answers grow", "X3: size divided out", "X6"),
+            "and is less complex than the final teacher's": ("X3: above the online one's",),
             "it helps": ("N1", "X1", "X4", "X8"),
         },
     ),
