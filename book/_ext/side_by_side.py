@@ -15,7 +15,7 @@ from PIL import Image
 PICTURE = re.compile(r'<img (?P<rest>[^>]*?src="[^"]*/(?P<name>[^"/]+\.png)"[^>]*)/?>')
 ALT = re.compile(r'alt="[^"]*"')
 SOURCE = re.compile(r'src="[^"]*"')
-NO_TEXT = 'alt=""'
+NO_TEXT = 'alt="" data-part=""'
 INK = 250  # grey levels below are no background
 GUTTER = 12  # pixels of white, at least; pictures have two for each of the page's
 LEAST = 0.2  # of the picture's width: a panel's; what is narrower is the labels of one

@@ -214,7 +214,7 @@ CLAIMS = (
             "both trained until they fitted wrong labels, and behind where they trained too briefly."
         ),
         parts={
-            "supervision grows more complex": ("X3: answers grow", "X3: size divided out", "X6"),
+            "supervision grows more complex": ("O3", "X3: answers grow", "X3: size divided out", "X6"),
             "and is less complex than the final teacher's": ("X3: above the online one's",),
             "it helps": ("N1", "X1", "X4", "X8"),
         },
