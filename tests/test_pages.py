@@ -7,6 +7,7 @@ from browser import contrast
 from bs4 import BeautifulSoup
 
 from kdlib.ledger import STATEMENTS, read_records
+from kdlib.tools.files import read_rows
 from kdlib.tools.provenance import ROOT
 from workflow import pdf
 
@@ -103,6 +104,16 @@ def test_the_end_of_a_bar_leads_to_checks_and_trainings(articles):
     assert articles["experiments"].find(id="the-trainings") and articles["ledger"].find(id="the-evidence")
     assert all(map(of_trainings, ("experiments", "choosing", "online_distillation")))
     assert not any(map(of_trainings, ("bridge", "transfer_risk", "index")))
+
+
+def test_a_number_of_a_committed_table_leads_to_the_table(articles):
+    links = articles["supervision_complexity"].select('.of-run a[href*="/tables/standard/"]')
+    assert {link.get_text() for link in links} == {"standard/certificates", "standard/certificates_by_size"}
+    tables = {link["href"] for name in ("supervision_complexity", "experiments", "engine")
+              for link in articles[name].select('a[href*="/tables/"]')}  # fmt: skip
+    assert len(tables) >= 4
+    for table in tables:
+        assert {"kdlib", "device"} <= set(read_rows(HTML / table)[0]), table
 
 
 def test_what_goes_on_to_the_right_is_marked_on_a_phone(at):

@@ -34,6 +34,8 @@ def contents(scale: str, *, stored: bool = False) -> dict[str, bytes]:
         hidden = any(part in (".ipynb_checkpoints", "__pycache__") for part in path.parts)
         if path.is_file() and path.suffix != ".ipynb" and not hidden:
             found[str(path.relative_to(ROOT))] = path.read_bytes()
+    for path in (ROOT / "results").glob("*/*.csv"):  # the pages lead to the tables that they read
+        found[f"book/_static/tables/{path.parent.name}/{path.name}"] = path.read_bytes()
     for page in keys.pages():
         committed = keys.notebook_of(page)
         try:

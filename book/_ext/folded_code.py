@@ -4,7 +4,7 @@ A cell tagged `open` teaches by its code and stays as it is. Neighbouring cells 
 their outputs come first, then one folded bar with all of their code, an ordinary `<details>`: it opens without a
 script, and a browser's search finds what is in it. A line at its end, and below an open cell, leads on: to the checks
 of the same section, to the run that made the page and, where the code reads the campaign's tables, to the contrasts
-and trainings behind them.
+and trainings behind them; where it reads a committed table, to that table, whose rows say what made them.
 """
 
 import ast
@@ -16,6 +16,8 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 CARD = re.compile(
     r'<details class="check[^>]* id="(check-[^"]+)"><summary><strong>([^<]+)'
 )
+PUBLISHED = re.compile(r'results\.published\(\s*"(\w+)",\s*"(\w+)"')
+CAMPAIGN = "campaign"
 
 
 class Folded(nodes.Element):
@@ -39,6 +41,9 @@ def _close(_translator, _node):
 def _lead_on(_translator, node):
     links = [f'<a href="#{card}">{name}</a>' for name, card in node["checks"]]
     lines = [f"checks of this section: {', '.join(links)}"] if links else []
+    for table in node["tables"]:
+        place = f"../_static/tables/{table}.csv"
+        lines.append(f'the committed table <a href="{place}">{table}</a>')
     if node["campaign"]:
         lines.append('<a href="ledger.html#the-evidence">the contrasts</a>')
         lines.append('<a href="experiments.html#the-trainings">the trainings</a>')
@@ -71,15 +76,23 @@ def _section_of(node):
     return node
 
 
-def reads_campaign(cells: list[str]) -> list[bool]:
-    """Of each cell, in order, whether it reads the campaign's tables, or a name that such a cell has made."""
-    made, found = set(), []
+def tables_read(cells: list[str]) -> list[set[str]]:
+    """Of each cell, in order, the tables that it reads, or that made a name which it reads: `CAMPAIGN` for those of the
+    campaign, SCALE/NAME for a committed one."""
+    made: dict[str, set[str]] = {}
+    found = []
     for cell in cells:
-        names = [one for one in ast.walk(ast.parse(cell)) if isinstance(one, ast.Name)]
+        tree = list(ast.walk(ast.parse(cell)))
+        names = [one for one in tree if isinstance(one, ast.Name)]
         stored = {one.id for one in names if isinstance(one.ctx, ast.Store)}
-        read = {one.id for one in names} - stored
-        found.append("results.campaign(" in cell or bool(read & made))
-        made = made | stored if found[-1] else made - stored
+        stored |= {one.name for one in tree if isinstance(one, ast.FunctionDef)}
+        stored |= {one.arg for one in tree if isinstance(one, ast.arg)}
+        tables = {CAMPAIGN} if "results.campaign(" in cell else set()
+        tables |= {f"{scale}/{name}" for name, scale in PUBLISHED.findall(cell)}
+        for name in {one.id for one in names} - stored:
+            tables |= made.get(name, set())
+        found.append(tables)
+        made |= dict.fromkeys(stored, tables)
     return found
 
 
@@ -107,7 +120,7 @@ class FoldCode(SphinxPostTransform):
             if node.get("nb_element") == "cell_code_source"
         ]
         texts = [source.astext() for source in sources]
-        self.campaign = dict(zip(sources, reads_campaign(texts), strict=True))
+        self.tables = dict(zip(sources, tables_read(texts), strict=True))
         self.standing = [
             source.parent
             for source in sources
@@ -122,8 +135,12 @@ class FoldCode(SphinxPostTransform):
             self._fold(parent)
 
     def _onward(self, section, sources):
-        campaign = any(self.campaign[source] for source in sources)
-        return Onward(checks=list(checks_of(section).items()), campaign=campaign)
+        tables = set().union(*(self.tables[source] for source in sources))
+        return Onward(
+            checks=list(checks_of(section).items()),
+            campaign=CAMPAIGN in tables,
+            tables=sorted(tables - {CAMPAIGN}),
+        )
 
     def _fold(self, parent):
         children, sources = [], []
