@@ -18,6 +18,7 @@ CARD = re.compile(
 )
 PUBLISHED = re.compile(r'results\.published\(\s*"(\w+)",\s*"(\w+)"')
 CAMPAIGN = "campaign"
+MOST = 5  # cards of a statement beside its first that a line leads to
 
 
 class Folded(nodes.Element):
@@ -39,7 +40,15 @@ def _close(_translator, _node):
 
 
 def _lead_on(_translator, node):
-    links = [f'<a href="#{card}">{name}</a>' for name, card in node["checks"]]
+    links = []
+    for name, (first, *others) in node["checks"]:
+        more = [
+            f'<a href="#{card}" aria-label="{name}, card {k}">{k}</a>'
+            for k, card in enumerate(others[:MOST], 2)
+        ]
+        more += ["…"] * (len(others) > MOST)
+        also = f" ({', '.join(more)})" if more else ""
+        links.append(f'<a href="#{first}">{name}</a>{also}')
     lines = [f"checks of this section: {', '.join(links)}"] if links else []
     for table in node["tables"]:
         place = f"../_static/tables/{table}.csv"
@@ -51,8 +60,8 @@ def _lead_on(_translator, node):
     _translator.body.append(f'<p class="of-run">{" · ".join(lines)}</p>\n')
 
 
-def checks_of(section) -> dict[str, str]:
-    """The cards of a section, or else of the one it is part of: `{statement: address of its first card}`.
+def checks_of(section) -> dict[str, list[str]]:
+    """The cards of a section, or else of the one it is part of: `{statement: addresses of its cards}`.
 
     The page's own section, that of its title, is no part that tells anything.
     """
@@ -64,10 +73,10 @@ def checks_of(section) -> dict[str, str]:
     ]
     if not cards and isinstance(section.parent.parent, nodes.section):
         return checks_of(section.parent)
-    firsts: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for card, name in cards:
-        firsts.setdefault(name, card)
-    return firsts
+        found.setdefault(name, []).append(card)
+    return found
 
 
 def _section_of(node):
