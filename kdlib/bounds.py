@@ -23,6 +23,7 @@ __all__ = [
     "HeldOut",
     "angle_bound",
     "clopper_pearson",
+    "in_common",
     "mean_interval",
     "oracle_bound",
     "power_function_bound",
@@ -150,6 +151,19 @@ def oracle_bound(
         trials=inside.trials,
         delta=delta,
     )
+
+
+def in_common(first, second) -> int:
+    """How many inputs of the first set, `(n, ...)`, are in the second, `(m, ...)`, equal in every number.
+
+    What every bound on unseen inputs supposes: the teacher, and all that is fixed beforehand, has not seen the sample,
+    and nobody the inputs that it is judged on. Zero where that is so.
+    """
+    first, second = real_array("first", first), real_array("second", second)
+    if first.ndim == 0 or first.shape[1:] != second.shape[1:]:
+        raise ValueError(f"inputs of one shape are compared, not {first.shape[1:]} and {second.shape[1:]}")
+    seen = {one.tobytes() for one in second + 0.0}  # a zero has one sign
+    return sum(one.tobytes() in seen for one in first + 0.0)
 
 
 def _doubt(

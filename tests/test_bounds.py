@@ -158,3 +158,10 @@ def test_an_angle_needs_a_norm_that_r1_allows():
 def test_the_circle_s_teacher_must_be_in_the_student_s_space(terms):
     with pytest.raises(ValueError, match="cosines|sines"):
         CircleTask(frequencies=4, decay=1.0, **terms)
+
+
+def test_what_two_sets_of_inputs_have_in_common():
+    first, second = np.array([[0.0, 1.0], [2.0, 3.0], [2.0, 3.0]]), np.array([[2, 3], [-0.0, 1]])
+    assert bounds.in_common(first, second) == 3 and bounds.in_common(second, first + 1e-9) == 0
+    with pytest.raises(ValueError, match="one shape"):
+        bounds.in_common(first, second[:, :1])

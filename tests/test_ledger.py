@@ -214,19 +214,62 @@ def test_what_an_observation_could_have_seen(ledger):
 
 
 @pytest.mark.parametrize(
-    "check, factor",
+    "kind, measured, reference, tolerance, factors",
     [
-        (lambda book: book.bound("R1", "x", [0.1, 0.4], [0.3, 0.6], twin=BAD), 1.5),
-        (lambda book: book.bound("R1", "x", [-0.75, -0.9], -0.5, twin=BAD), 1.5),  # at least as steep
-        (lambda book: book.identity("R1", "x", [2.0, 5.0], [2.0, 5.0], tolerance=0.01, twin=BAD), 1.01),
-        (lambda book: book.rate("R1", "x", (-0.6, -0.4), -0.5, twin=Twin("t", (0.0, 0.1), 1.2)), 1.2),
-        (lambda book: book.rate("R1", "x", (0.8, 1.5), 1.0, twin=Twin("t", (0.0, 0.1), 1.2)), 1.25),
+        ("bound", [0.1, 0.4], [0.3, 0.6], 0.0, {"too small": 1.5}),
+        ("bound", [-0.75, -0.9], [-0.5, -0.5], 0.0, {"too small": 1.5}),  # at least as steep
+        ("identity", [2.0, 5.0], [2.0, 5.0], 0.01, {"too large": 1.01, "too small": 1 / 0.99}),
+        ("identity", [2.01, 5.02], [2.0, 5.0], 0.01, {"too large": 1.014, "too small": 1 / 0.995}),
+        ("rate", (-0.6, -0.4), -0.5, 0.0, {"too steep": 1.2, "too flat": 1.25}),
+        ("rate", (0.8, 1.5), 1.0, 0.0, {"too steep": 1.5, "too flat": 1.25}),
+        ("rate", (0.85, 1.4), 1.0, 0.1, {"too steep": 1.5, "too flat": 1 / 0.75}),
+        ("rate", (-0.1, 1.5), 1.0, 0.0, {"too steep": 1.5, "too flat": None}),
     ],
 )
-def test_the_factor_that_a_check_notices(tmp_path, check, factor):
-    """Just below it the check passes with the reference changed, just above it fails."""
-    record = check(Ledger("transfer_risk", folder=tmp_path))
-    assert record.notices == pytest.approx(factor) and "Notices a right side" in record._repr_html_()
+def test_the_factors_that_a_check_notices(tmp_path, kind, measured, reference, tolerance, factors):
+    """Just below each the check passes with the reference changed, just above it fails."""
+    bad = Twin("t", (5.0, 6.0), 1.2) if kind == "rate" else BAD
+    say = lambda factor, title: getattr(Ledger("transfer_risk", folder=tmp_path), kind)(
+        "R1", title, measured, np.multiply(reference, factor), tolerance=tolerance, twin=bad
+    )
+    record = say(1.0, "x")
+    assert "Notices a right side" in record._repr_html_().replace("only ", "")
+    assert list(record.directions) == list(factors)
+    for direction, factor in record.directions.items():
+        assert factor == (None if factors[direction] is None else pytest.approx(factors[direction]))
+    for direction, factor in record.directions.items():
+        if factor is None:
+            say(1e-6, "flat")
+            continue
+        smaller = direction in ("too small", "too flat") and not (kind == "bound" and np.max(reference) < 0)
+        wrong = lambda f, smaller=smaller: 1 / f if smaller else f
+        # the tolerance of an identity is relative, and grows with the reference
+        say(wrong(1 + 0.98 * (factor - 1)), "below")
+        with pytest.raises(CheckFailed):
+            say(wrong(1 + 1.02 * (factor - 1)), "above")
+
+
+def test_the_power_in_words_has_its_direction(ledger):
+    rate = lambda title, interval: ledger.rate("R1", title, interval, 1.0, twin=Twin("t", (5.0, 6.0), 1.2))
+    both, one = rate("x", (0.8, 1.1))._repr_html_(), rate("y", (-0.1, 1.1))._repr_html_()
+    assert "too steep by <data>10</data> % or too flat by a factor of <data>1.25</data>" in both
+    assert "notices a factor of <data>1.25</data>" in both
+    assert "never one that is too flat" in one and "notices one direction only" in one
+    assert "too small by a factor of <data>2</data>" in ledger.bound("R1", "z", 0.1, 0.2, twin=BAD)._repr_html_()
+
+
+def test_how_tight_a_bound_is_where_it_says_something(ledger):
+    record = ledger.bound("R2", "x", [0.5, 0.1], [1.5, 0.3], twin=BAD, probability=True)
+    assert record.tightness == pytest.approx({"min": 3, "median": 3, "max": 3}) and record.vacuous == 0.5
+    assert ledger.bound("R2", "y", [0.5], [1.5], twin=BAD, probability=True).tightness is None
+
+
+def test_records_of_another_version_are_read(ledger, tmp_path):
+    ledger.bound("R1", "x", 0.1, 0.2, twin=BAD)
+    path = tmp_path / "transfer_risk.json"
+    entries = [entry | {"no_field": 1} for entry in json.loads(path.read_text())]
+    path.write_text(json.dumps(entries))
+    assert read_records(tmp_path)[0].title == "x"
 
 
 def test_a_check_says_that_it_notices_little(ledger):

@@ -132,18 +132,23 @@ def _power(record: Record) -> str:
     """The power of a check in sentences; empty for an observation."""
     if record.kind == "observation":
         return ""
+    factors = record.directions
     if record.vacuous == 1:
         whole = "It says nothing, and so it notices nothing."
-    elif record.notices is None and record.parts:
+    elif not factors and record.parts:
         whole = ""
-    elif record.notices is None:
+    elif not factors:
         whole = f"A factor would not show, since one side is zero: the check notices {noticed(record)}."
     elif record.notices == 1:
         whole = "Notices any change of its right side."
-    elif record.notices >= 2:
-        whole = f"Notices only a right side that is wrong by a factor of {number(record.notices)} or more."
     else:
-        whole = f"Notices a right side that is wrong by {number(100 * (record.notices - 1))} % or more."
+        seen = {direction: factor for direction, factor in factors.items() if factor is not None}
+        if record.kind == "identity" and record.notices is not None:
+            seen = {"wrong": record.notices}
+        ways = " or ".join(f"{direction} by {_off(factor)}" for direction, factor in seen.items())
+        never = "".join(f"; never one that is {direction}" for direction in factors if factors[direction] is None)
+        only = "only " if record.notices is None or record.notices >= 2 else ""
+        whole = f"Notices {only}a right side that is {ways}, or more{never}."
     if not record.parts:
         return whole
     parts = "; ".join(
@@ -154,21 +159,25 @@ def _power(record: Record) -> str:
 
 
 def noticed(record: Record) -> str:
-    """The power of a check in a few words."""
-    factor = record.notices
+    """The power of a check in a few words: what it notices in every direction."""
     if record.vacuous == 1:
         return "nothing"
-    if factor is None and record.parts:
+    if not record.directions and record.parts:
         return "see its parts"
-    if factor is None:
+    if not record.directions:
         room = record.slack["min"]
         return f"an error of {number(room)}" if room > 0 else "any excess"
-    if factor == 1:
+    if record.notices is None:
+        return "one direction only"
+    if record.notices == 1:
         return "any change"
-    if factor >= 2:
-        return f"a factor of {number(factor)}"
-    digits = int(-math.log10(factor - 1) + 1e-6)
-    return f"the {number(digits)}th digit" if digits > 3 else f"{number(100 * (factor - 1))} %"
+    digits = int(-math.log10(record.notices - 1) + 1e-6)
+    return f"the {number(digits)}th digit" if digits > 3 else _off(record.notices)
+
+
+def _off(factor: float) -> str:
+    """How far off a factor is: in percent where that is much the same up and down."""
+    return f"a factor of {number(factor)}" if factor >= 1.2 else f"{number(100 * (factor - 1))} %"
 
 
 def effect(record: Record) -> str:

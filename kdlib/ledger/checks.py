@@ -71,9 +71,11 @@ class Record:
     `slack` summarises, over the trials, how much room was left: the tolerance less the error (identity), the reference
     less the measured value (bound), the distance of the prediction from the edge of the interval (rate, observation).
     `claims` are the numbers of the papers' claims that the check bears on: by default those that name its statement.
-    `tightness` is the range of reference / measured over a bound's trials, `vacuous` the share of trials whose bound
-    on a probability is one or more. `notices` is the power of a check: the factor by which its reference, as a whole,
-    may be wrong before the check fails, `parts` that factor for each part by itself (None: not noticed at a hundred).
+    `tightness` is the range of reference / measured over a bound's trials (of a probability, those whose bound is below
+    one), `vacuous` the share of trials whose bound on a probability is one or more. `directions` is the power of a
+    check: the factor by which its reference, as a whole, may be wrong in each direction before the check fails (None:
+    never noticed); of a bound there is one, too small, since one that is too large holds. `parts` has that factor for
+    each part by itself (None: not noticed at a hundred).
     `twin` holds what was broken, whether it failed, its slack, and its kind: "hypothesis", "formula", or "null" where
     an observation's twin is without effect by construction. Of observations and experiments (kind "evidence"),
     `outcome` is one of `Outcome`, `p` the two-sided p-value of no effect, `power` the smallest effect that the design
@@ -106,10 +108,15 @@ class Record:
     provenance: dict = field(default_factory=dict)
     outcome: str = ""
     power: float | None = None
-    notices: float | None = None
+    directions: dict = field(default_factory=dict)
     p: float | None = None
     parts: dict = field(default_factory=dict)
     unit: str = ""
+
+    @property
+    def notices(self) -> float | None:
+        """The factor that the check notices in every direction; None where there is none."""
+        return None if None in self.directions.values() else max(self.directions.values(), default=None)
 
     def __repr__(self):
         if self.kind == "evidence":
@@ -263,7 +270,7 @@ class Ledger:
         verdict = outcome or _verdict(kind, measured, reference, tolerance, vacuous)
         acceptable = passed or kind == "observation"  # an observation may come out against its claim
         sound = acceptable and all(hypotheses.values()) and twin_failed
-        ratio = _tightness(measured, reference) if kind == "bound" else np.array([])
+        ratio = _tightness(measured, reference, probability) if kind == "bound" else np.array([])
         record = Record(
             id=statement,
             title=title,
@@ -294,9 +301,9 @@ class Ledger:
             else list(claims),
             provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
             outcome=outcome, power=power, p=p, unit=unit,
-            notices=_notices(kind, measured, reference, tolerance)
+            directions=_notices(kind, measured, reference, tolerance)
             if passed and kind != "observation" and vacuous != 1 and not critical
-            else None,
+            else {},
             parts={
                 name: _noticed_at(kind, part, measured, reference, tolerance) for name, part in (parts or {}).items()
             },
@@ -314,9 +321,14 @@ class Ledger:
 
 
 def read_records(folder: str | Path | None = None) -> list[Record]:
-    """All records of a folder, in the order of the statements; evidence after them, by experiment."""
+    """All records of a folder, in the order of the statements; evidence after them, by experiment.
+
+    Of another version's records, what this one does not know is left out.
+    """
     paths = [path for path in sorted(Path(folder or records_folder()).glob("*.json")) if path.stem in chapters()]
-    records = [Record(**entry) for path in paths for entry in json.loads(path.read_text(encoding="utf-8"))]
+    entries = [entry for path in paths for entry in json.loads(path.read_text(encoding="utf-8"))]
+    known = Record.__dataclass_fields__
+    records = [Record(**{name: value for name, value in entry.items() if name in known}) for entry in entries]
     places = list(chapters())
     return sorted(records, key=lambda record: (*_order(record.id), places.index(record.chapter), record.title))
 
@@ -378,32 +390,41 @@ def _verdict(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance:
             return f"equal within {tolerance:g}"
         return f"identity to {tolerance:.0e}" if tolerance else "identity, exact"
     if kind == "rate":
-        inside = measured[0] <= reference[0] <= measured[1]
-        return "rate as predicted" if inside else "rate as predicted, by the tolerance only"
+        return "rate as predicted" + (f", to within {tolerance:g}" if tolerance else "")
     if vacuous == 1:
         return VACUOUS
     return "holds, with slack" + (f"; vacuous in {100 * vacuous:.0f} % of trials" if vacuous else "")
 
 
-def _notices(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance: float) -> float | None:
-    """The factor, above one, by which the reference may be wrong before the check fails; None if no factor is noticed
-    (a reference of zero).
+def _notices(
+    kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance: float
+) -> dict[str, float | None]:  # fmt: skip
+    """In each direction the factor, above one, by which the reference may be wrong before the check fails; None where
+    it never does. Empty if no factor is noticed (a reference of zero).
 
-    A bound may be too large (a negative one not negative enough); identities and rates may be wrong in both directions,
-    and the nearer one counts.
+    A bound that is too large holds, so that only one that is too small can be noticed (a negative one: too negative).
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         if kind == "bound":  # shrunk by this factor, the reference is below what was measured
             factors = np.where(reference > 0, reference / (measured - tolerance), (measured - tolerance) / reference)
             factors = factors[((measured > tolerance) & (reference > 0)) | ((measured < tolerance) & (reference < 0))]
-        elif kind == "rate":
-            low, high = measured[0] - tolerance, measured[1] + tolerance
-            factors = np.array([reference[0] / low, high / reference[0], low / reference[0], reference[0] / high])
-            factors = factors[np.isfinite(factors) & (factors >= 1)]
-        else:
-            room = tolerance * np.maximum(1.0, np.abs(reference)) - np.abs(measured - reference)
-            factors = 1 + (room / np.abs(reference))[reference != 0]
-    return float(np.maximum(factors, 1.0).min()) if factors.size else None
+            return {"too small": float(np.maximum(factors, 1.0).min())} if factors.size else {}
+        if kind == "rate":
+            low, high = sorted((np.sign(reference[0]) * measured).tolist())
+            low, high, slope = low - tolerance, high + tolerance, abs(reference[0])
+            if not slope:
+                return {}
+            return {"too steep": float(high / slope), "too flat": float(slope / low) if low > 0 else None}
+        known = reference != 0
+        room, off = tolerance * np.maximum(1.0, np.abs(reference)), np.sign(reference) * (measured - reference)
+        larger, smaller = (((room + sign * off) / np.abs(reference))[known] for sign in (1, -1))
+        if not known.any():
+            return {}
+        least = float(np.maximum(smaller, 0.0).min())
+        return {
+            "too large": 1 + float(np.maximum(larger, 0.0).min()),
+            "too small": 1 / (1 - least) if least < 1 else None,
+        }
 
 
 def _noticed_at(
@@ -426,9 +447,11 @@ def _kind_of_twin(kind: Kind, twin: Twin, measured: np.ndarray) -> str:
     return "formula" if isinstance(twin, WrongFormula) else "hypothesis"
 
 
-def _tightness(measured: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """reference / measured where that is a number."""
+def _tightness(measured: np.ndarray, reference: np.ndarray, probability: bool) -> np.ndarray:
+    """reference / measured where that is a number, and a bound on a probability says anything."""
     usable = (measured > 0) & np.isfinite(measured) & np.isfinite(reference)
+    if probability:
+        usable &= reference < 1
     return reference[usable] / measured[usable]
 
 

@@ -135,8 +135,8 @@ CLAIMS = (
         ("E2", "E3", "D5"),
         condition=(
             "By an approximation, of data inefficiency and not of the risk, a higher soft ratio helps where it "
-            "lowers the share of the supervision that lies in directions not yet learnt: so it is for a smooth "
-            "teacher, and not for one whose confident answers are rough."
+            "lowers the share of the supervision that lies in directions not yet learnt: so it was for one smooth "
+            "teacher on the circle and one network, and not for one rippled teacher."
         ),
     ),
     Claim(
@@ -150,8 +150,8 @@ CLAIMS = (
             "decided, corrected, for few teachers or none."
         ),
         parts={
-            "hard labels raise the student's accuracy": ("H1",),
-            "a perfect teacher gains little from a mixture": ("H3: made perfect",),
+            "hard labels raise the student's accuracy, at one temperature": ("H1",),
+            "a perfect teacher gains little from a mixture, at one temperature": ("H3: made perfect",),
             "a mixture beats the better end": ("H3: the better end",),
             "a mixture beats the teacher alone": ("X5: rather than 1",),
             "a mixture beats the labels": ("X5: rather than labels",),
@@ -211,12 +211,14 @@ CLAIMS = (
         ("N1", "N2"),
         condition=(
             "In the kernel regime an online student is a delayed one; on two pairs of classes it was ahead where "
-            "both trained until they fitted wrong labels, and behind where they trained too briefly."
+            "both trained until they fitted wrong labels, and behind where they trained too briefly (each case by "
+            "itself; not all of them are decided once they are corrected with the rest)."
         ),
         parts={
             "supervision grows more complex": ("O3", "X3: answers grow", "X3: size divided out", "X6"),
             "and is less complex than the final teacher's": ("X3: above the online one's",),
-            "it helps": ("N1", "X1", "X4", "X8"),
+            "it helps kernel students": ("N1",),
+            "it helps networks": ("X1", "X4", "X8"),
         },
     ),
     Claim(
@@ -249,6 +251,7 @@ CLAIMS = (
         "Doubt: the bound is loose at small n",
         "The bound on the transfer risk is loose at small sample sizes.",
         (),
+        condition="Asked at about 64 examples, of the bound by the angle.",
         doubt=True,
     ),
 )
