@@ -147,7 +147,7 @@ class Choice:
         body = "".join(cells(line, "td") for line in lines)
         table = f"<table><thead>{cells(heads, 'th')}</thead><tbody>{body}</tbody></table>"
         advice = self.advice[0].upper() + self.advice[1:]
-        return f'<div class="figure-table">{table}<p class="advice">{escape(advice)}.</p></div>'
+        return f'<div><div class="figure-table">{table}</div><p class="advice">{escape(advice)}.</p></div>'
 
 
 def choose(

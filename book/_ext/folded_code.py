@@ -3,21 +3,28 @@
 A cell tagged `open` teaches by its code and stays as it is. Neighbouring cells with nothing between them are one run:
 their outputs come first, then one folded bar with all of their code, an ordinary `<details>`: it opens without a
 script, and a browser's search finds what is in it. A line at its end, and below an open cell, leads on: to the checks
-of the same section, to the run that made the page and, where the code reads the campaign's tables, to the contrasts
-and trainings behind them; where it reads a committed table, to that table, whose rows say what made them.
+of the same section, to the run that made the page and, where the code reads the campaign's tables, to the trainings
+behind them and the contrasts that it compares; where it reads a committed table, to that table, whose rows say what
+made them.
 """
 
 import ast
+import html
 import re
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 CARD = re.compile(
-    r'<details class="check[^>]* id="(check-[^"]+)"><summary><strong>([^<]+)'
+    r'<details class="check[^>]* id="(check-[^"]+)"><summary><strong>([^<]+)</strong>(.*?)<span class="facts"'
 )
+TAG = re.compile("<[^>]+>")
 PUBLISHED = re.compile(r'results\.published\(\s*"(\w+)",\s*"(\w+)"')
-CAMPAIGN = "campaign"
+CAMPAIGN = re.compile(r'results\.campaign\(\s*"(\w+)"')
+COMPARED = "contrasts.of_scales("
+EXPERIMENT = re.compile(r'"(X\d+)"')
+RESULTS = Path(__file__).parents[2] / "results"
 MOST = 5  # cards of a statement beside its first that a line leads to
 
 
@@ -43,25 +50,35 @@ def _lead_on(_translator, node):
     links = []
     for name, (first, *others) in node["checks"]:
         more = [
-            f'<a href="#{card}" aria-label="{name}, card {k}">{k}</a>'
-            for k, card in enumerate(others[:MOST], 2)
+            _link(card, str(k), f"{name}: {title}")
+            for k, (card, title) in enumerate(others[:MOST], 2)
         ]
         more += ["…"] * (len(others) > MOST)
         also = f" ({', '.join(more)})" if more else ""
-        links.append(f'<a href="#{first}">{name}</a>{also}')
+        links.append(_link(first[0], name, f"{name}: {first[1]}") + also)
     lines = [f"checks of this section: {', '.join(links)}"] if links else []
     for table in node["tables"]:
         place = f"../_static/tables/{table}.csv"
         lines.append(f'the committed table <a href="{place}">{table}</a>')
-    if node["campaign"]:
-        lines.append('<a href="ledger.html#the-evidence">the contrasts</a>')
+    if node["contrasts"]:
+        asked = [
+            f'<a href="ledger.html#ledger-{name.lower()}">{name}</a>'
+            for name in node["contrasts"]
+        ]
+        lines.append(f"the contrasts of {', '.join(asked)}")
+    if node["trainings"]:
         lines.append('<a href="experiments.html#the-trainings">the trainings</a>')
     lines.append('<a href="ledger.html#the-run">the run</a>')
     _translator.body.append(f'<p class="of-run">{" · ".join(lines)}</p>\n')
 
 
-def checks_of(section) -> dict[str, list[str]]:
-    """The cards of a section, or else of the one it is part of: `{statement: addresses of its cards}`.
+def _link(card, text, title):
+    title = html.escape(title)
+    return f'<a href="#{card}" title="{title}" aria-label="{title}">{text}</a>'
+
+
+def checks_of(section) -> dict[str, list[tuple[str, str]]]:
+    """The cards of a section, or else of the one it is part of: `{statement: (address, title) of its cards}`.
 
     The page's own section, that of its title, is no part that tells anything.
     """
@@ -73,9 +90,10 @@ def checks_of(section) -> dict[str, list[str]]:
     ]
     if not cards and isinstance(section.parent.parent, nodes.section):
         return checks_of(section.parent)
-    found: dict[str, list[str]] = {}
-    for card, name in cards:
-        found.setdefault(name, []).append(card)
+    found: dict[str, list[tuple[str, str]]] = {}
+    for card, name, title in cards:
+        said = html.unescape(TAG.sub("", title)).strip()
+        found.setdefault(name, []).append((card, said))
     return found
 
 
@@ -85,9 +103,9 @@ def _section_of(node):
     return node
 
 
-def tables_read(cells: list[str]) -> list[set[str]]:
-    """Of each cell, in order, the tables that it reads, or that made a name which it reads: `CAMPAIGN` for those of the
-    campaign, SCALE/NAME for a committed one."""
+def sources_of(cells: list[str]) -> list[set[str]]:
+    """Of each cell, in order, what it reads of the experiments, or what made a name that it reads: SCALE/NAME for a
+    committed table, the campaign's among them, X1 for the contrasts of an experiment."""
     made: dict[str, set[str]] = {}
     found = []
     for cell in cells:
@@ -96,12 +114,17 @@ def tables_read(cells: list[str]) -> list[set[str]]:
         stored = {one.id for one in names if isinstance(one.ctx, ast.Store)}
         stored |= {one.name for one in tree if isinstance(one, ast.FunctionDef)}
         stored |= {one.arg for one in tree if isinstance(one, ast.arg)}
-        tables = {CAMPAIGN} if "results.campaign(" in cell else set()
-        tables |= {f"{scale}/{name}" for name, scale in PUBLISHED.findall(cell)}
+        sources = {f"{scale}/{name}" for name, scale in PUBLISHED.findall(cell)}
+        for name in CAMPAIGN.findall(cell):
+            sources |= {
+                f"{path.parent.name}/{name}" for path in RESULTS.glob(f"*/{name}.csv")
+            }
+        if COMPARED in cell:
+            sources |= set(EXPERIMENT.findall(cell))
         for name in {one.id for one in names} - stored:
-            tables |= made.get(name, set())
-        found.append(tables)
-        made |= dict.fromkeys(stored, tables)
+            sources |= made.get(name, set())
+        found.append(sources)
+        made |= dict.fromkeys(stored, sources)
     return found
 
 
@@ -129,7 +152,7 @@ class FoldCode(SphinxPostTransform):
             if node.get("nb_element") == "cell_code_source"
         ]
         texts = [source.astext() for source in sources]
-        self.tables = dict(zip(sources, tables_read(texts), strict=True))
+        self.read = dict(zip(sources, sources_of(texts), strict=True))
         self.standing = [
             source.parent
             for source in sources
@@ -144,11 +167,13 @@ class FoldCode(SphinxPostTransform):
             self._fold(parent)
 
     def _onward(self, section, sources):
-        tables = set().union(*(self.tables[source] for source in sources))
+        read = set().union(*(self.read[source] for source in sources))
+        tables = sorted(one for one in read if "/" in one)
         return Onward(
             checks=list(checks_of(section).items()),
-            campaign=CAMPAIGN in tables,
-            tables=sorted(tables - {CAMPAIGN}),
+            contrasts=sorted(read - set(tables)),
+            tables=tables,
+            trainings=any(table.endswith(("/runs", "/along")) for table in tables),
         )
 
     def _fold(self, parent):

@@ -110,7 +110,14 @@ def parts(ink):
                 min(end, shared[1] + TICK),
             )
             found[-1].insert(0, labels)
-    return found + [[Box(0, bottom, width, height, bottom, height)]] * (bottom < height)
+    if bottom < height:
+        inked = np.flatnonzero(ink[bottom:].any(axis=0))
+        left, right = (
+            max(0, int(inked[0]) - GUTTER),
+            min(width, int(inked[-1]) + GUTTER),
+        )
+        found.append([Box(left, bottom, right, height, bottom, height)])
+    return found
 
 
 def window(box, size, image):

@@ -89,8 +89,13 @@
 
   /* What is wider than its place, a phone's above all, is marked where it goes on. */
   function fade() {
-    const places = "div.math, mjx-container[display='true'], .cell_output .output, a.image-reference, .figure-table, .pst-scrollable-table-container, .map-box";
-    const more = box => getComputedStyle(box).overflowX !== "visible" && box.scrollWidth - box.clientWidth - box.scrollLeft > 4;
+    const places = "div.math, mjx-container, .cell_output .output, div.highlight pre, a.image-reference, .figure-table, .pst-scrollable-table-container, .map-box";
+    const extent = box => { /* of a formula what is drawn: what is read aloud is wider */
+      const drawn = box.querySelector(":scope > mjx-math");
+      return drawn ? drawn.getBoundingClientRect().width : box.scrollWidth;
+    };
+    const room = box => box.querySelector(":scope table") ? 16 : 4;
+    const more = box => getComputedStyle(box).overflowX !== "visible" && extent(box) - box.clientWidth - box.scrollLeft > room(box);
     const look = box => box.classList.toggle("more-right", more(box));
     const seen = new ResizeObserver(changed => changed.forEach(one => look(one.target)));
     for (const box of document.querySelectorAll(places)) {

@@ -43,7 +43,8 @@ def complexity_along(cases: Mapping[str, Rows]) -> Figure:
                 axis.plot(shares, means, **look, marker="o", markersize=4, label=NAMES[target])
             axis.set(yscale="log", xlabel="share of the student's training")
             axis.set_title(
-                "\n".join([*(textwrap.wrap(whole, 54) if axis is left else ()), f"{kernel} kernel"]), fontsize=8.5
+                "\n".join([*textwrap.wrap(whole, 46), f"{kernel} kernel"]),
+                fontsize=8.5,  # narrower than its panel
             )
         left.set_ylabel("adjusted complexity")
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -148,7 +149,7 @@ def three_terms(tables: Mapping[str, Rows]) -> Figure:
         for row in rows:
             cases.setdefault((scale, row["classes"]), []).append(row)
     lines = -(-len(cases) // 2)
-    figure, axes = plt.subplots(lines, 2, figsize=(7.2, 3.1 * lines + 0.7), squeeze=False, sharex=True, sharey=True)
+    figure, axes = plt.subplots(lines, 2, figsize=(7.6, 3.3 * lines + 0.9), squeeze=False, sharey=True)
     for axis in axes.flat[len(cases) :]:
         axis.set_visible(False)
     for axis, ((scale, classes), rows) in zip(axes.flat, cases.items(), strict=False):
@@ -165,10 +166,11 @@ def three_terms(tables: Mapping[str, Rows]) -> Figure:
             axis.plot(shares, mean[name], color=colour, marker="o", markersize=3.5, label=label)
         axis.axhline(1, color=plots.BLACK, linewidth=0.8, linestyle=":")
         axis.set(
-            xlabel="share of the teacher's training", title=f"{classes}\n({rows[0]['examples']:.0f} examples, {scale})"
-        )
+            xlabel="share of the teacher's training", title=f"{classes}\n({rows[0]['examples']:.0f} examples, {scale})",
+            ylabel="errors, and terms of the bound",
+        )  # fmt: skip
         axis.title.set_fontsize(9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=11)
     return figure
 
 

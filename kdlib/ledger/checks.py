@@ -267,7 +267,7 @@ class Ledger:
         if kind == "observation":
             level = number("level", level, above=0, below=1)
             outcome, power, p = _observed(measured, reference, len(runs) - 1, level, null_error)
-        verdict = outcome or _verdict(kind, measured, reference, tolerance, vacuous)
+        verdict = outcome or _verdict(kind, tolerance, vacuous)
         acceptable = passed or kind == "observation"  # an observation may come out against its claim
         sound = acceptable and all(hypotheses.values()) and twin_failed
         ratio = _tightness(measured, reference, probability) if kind == "bound" else np.array([])
@@ -383,7 +383,7 @@ def _observed(
     return outcome, detectable(float(error), max(freedom, 0), 1 - level), float(2 * law.sf(effect / error))
 
 
-def _verdict(kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance: float, vacuous: float | None) -> str:
+def _verdict(kind: Kind, tolerance: float, vacuous: float | None) -> str:
     """What a check that passed says, in words; the proof itself is in the text."""
     if kind == "identity":
         if tolerance >= 1e-3:

@@ -109,7 +109,7 @@ MARKS = {
 }  # so that colour is not all that tells them apart
 
 
-def forest(groups, *, unit, width=5.2):
+def forest(groups, *, unit, width=4.2):
     """A forest plot: one panel for each of `groups`, `{title: [(label, values, (low, high), outcome)]}`; its figure.
 
     Two lines for each entry, its label above: so it is narrow enough for a phone. The mean is marked by its outcome,
@@ -123,21 +123,22 @@ def forest(groups, *, unit, width=5.2):
         return figure
     counts = [len(entries) for entries in groups.values()]
     figure, axes = plt.subplots(
-        len(groups), 1, figsize=(width, 0.72 * sum(counts) + 1.0 * len(groups) + 0.4), squeeze=False,
+        len(groups), 1, figsize=(width, 0.8 * sum(counts) + 1.0 * len(groups) + 0.4), squeeze=False,
         sharex=isinstance(unit, str),
         gridspec_kw={"height_ratios": [count + 0.3 for count in counts]},
     )  # fmt: skip
     for axis, (title, entries) in zip(axes[:, 0], groups.items(), strict=True):
         axis.set(ylim=(len(entries) - 0.6, -0.85), yticks=[])
         axis.axvline(0, color=BLACK, linewidth=1)
-        axis.set_title("\n".join(textwrap.wrap(title, 54)), fontsize=11, loc="left")
+        axis.grid(axis="y", visible=False)
+        axis.set_title("\n".join(textwrap.wrap(title, 46)), fontsize=11, loc="left")
         beside = {"transform": axis.get_yaxis_transform(), "va": "bottom", "fontsize": 9.5, "linespacing": 1.05}
         beside["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # over the line at zero
         for place, (label, values, ends, outcome) in enumerate(entries):
             spread(axis, place, values, ends, color=OUTCOMES[outcome])
             axis.plot(sum(values) / len(values), place, MARKS[outcome], color=OUTCOMES[outcome], markersize=7)
             whole = label.replace(" = ", "\u00a0=\u00a0")  # not broken
-            lines = [line for part in whole.split("\n") for line in textwrap.wrap(part, 74)]
+            lines = [line for part in whole.split("\n") for line in textwrap.wrap(part, 58)]
             axis.text(0.005, place - 0.22, "\n".join(lines), **beside)
         axis.tick_params(labelbottom=True, labelsize=10)
         axis.set_xlabel(f"against  ←  {unit if isinstance(unit, str) else unit[title]}  →  for", fontsize=10)
