@@ -100,11 +100,15 @@ def test_the_end_of_a_bar_leads_to_checks_and_trainings(articles):
     for name, article in articles.items():
         for link in article.select('.of-run a[href^="#"]'):
             said = article.find(id=link["href"][1:]).select_one("summary strong").get_text()
-            assert said == link.get("aria-label", link.get_text()).partition(", card")[0], name
+            assert said == link["aria-label"].partition(": ")[0] and len(link["title"]) > len(said) + 5, name
     of_trainings = lambda name: articles[name].select('.of-run a[href="experiments.html#the-trainings"]')
     assert articles["experiments"].find(id="the-trainings") and articles["ledger"].find(id="the-evidence")
     assert all(map(of_trainings, ("experiments", "choosing", "online_distillation")))
     assert not any(map(of_trainings, ("bridge", "transfer_risk", "index")))
+    for name, asked in (("online_distillation", ("x1", "x3", "x4")), ("experiments", ("x1", "x7"))):
+        for one in asked:
+            assert articles[name].select(f'.of-run a[href="ledger.html#ledger-{one}"]'), name
+            assert articles["ledger"].find(id=f"ledger-{one}")
 
 
 def test_a_number_of_a_committed_table_leads_to_the_table(articles):
@@ -113,16 +117,32 @@ def test_a_number_of_a_committed_table_leads_to_the_table(articles):
     tables = {link["href"] for name in ("supervision_complexity", "experiments", "engine")
               for link in articles[name].select('a[href*="/tables/"]')}  # fmt: skip
     assert len(tables) >= 4
+    told = articles["choosing"].select('.of-run a[href="../_static/tables/core/choice.csv"]')
+    assert told and read_rows(HTML / "book" / told[0]["href"])
     for table in tables:
         assert {"kdlib", "device"} <= set(read_rows(HTML / table)[0]), table
 
 
 def test_what_goes_on_to_the_right_is_marked_on_a_phone(at):
     page = at("supervision_complexity.html", viewport={"width": 390, "height": 800})
-    picture = page.locator("a.image-reference.more-right").first.element_handle()
-    picture.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
-    page.wait_for_function("box => !box.classList.contains('more-right')", arg=picture)
+    table = page.locator(".figure-table.more-right").first.element_handle()
+    table.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    page.wait_for_function("box => !box.classList.contains('more-right')", arg=table)
     assert page.locator(".more-right").count()
+    # a formula in a line, too, and not for what only a screen reader sees of it
+    wide = page.evaluate("""() => [...document.querySelectorAll("mjx-container:not([display])")].map(box => [
+        box.querySelector("mjx-math").getBoundingClientRect().width - box.clientWidth > 5,
+        box.classList.contains("more-right")])""")
+    assert any(marked for _, marked in wide) and all(long == marked for long, marked in wide)
+
+
+def test_the_first_column_of_a_table_stays_in_sight_on_a_phone(at):
+    page = at("supervision_complexity.html", viewport={"width": 390, "height": 800})
+    table = page.locator(".figure-table.more-right").first
+    name = table.locator("tbody td").first
+    before = name.bounding_box()["x"]
+    table.evaluate("box => { box.scrollLeft = 100; }")
+    assert abs(name.bounding_box()["x"] - before) < 2
 
 
 def test_panels_stand_below_each_other_on_a_phone(at):

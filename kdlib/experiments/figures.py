@@ -167,9 +167,10 @@ def three_terms(tables: Mapping[str, Rows]) -> Figure:
         axis.axhline(1, color=plots.BLACK, linewidth=0.8, linestyle=":")
         axis.set(
             xlabel="share of the teacher's training", title=f"{classes}\n({rows[0]['examples']:.0f} examples, {scale})",
-            ylabel="errors, and terms of the bound",
         )  # fmt: skip
         axis.title.set_fontsize(9)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("errors; the bound")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=11)
     return figure
 
