@@ -72,3 +72,21 @@ def test_one_panel_is_left_alone():
     axis.plot([0, 1], [0, 1])
     assert side_by_side.parts(ink(figure)) == []
     assert side_by_side.parts(np.zeros((300, 600), bool)) == []
+
+
+def test_the_name_of_an_axis_at_the_right_stays_with_its_panel():
+    """The gap between an axis' numbers and its name is no gutter: cut there, the name would be the next panel's."""
+    with plt.rc_context():
+        plots.use_style()
+        figure, axes = plots.panels(2, width=4.3)
+        figure.get_layout_engine().set(w_pad=0.15)
+        for axis in axes:
+            axis.plot([1, 2, 3])
+            axis.set_ylabel("at the left")
+            axis.twinx().set(ylabel="at the right", yticks=(0, 0.5, 1))
+        found = ink(figure)
+    first, second = (boxes[-1] for boxes in side_by_side.parts(found))
+    assert first.right == second.left
+    # two equal panels: their gutter is in the middle, a name's gap is not
+    inked = np.flatnonzero(found.any(axis=0))
+    assert abs(first.right - (inked[0] + inked[-1]) / 2) < 0.01 * found.shape[1]

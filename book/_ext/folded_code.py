@@ -11,10 +11,11 @@ made them.
 import ast
 import html
 import re
-from pathlib import Path
 
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
+
+from kdlib.tools.provenance import ROOT
 
 CARD = re.compile(
     r'<details class="check[^>]* id="(check-[^"]+)"><summary><strong>([^<]+)</strong>(.*?)<span class="facts"'
@@ -24,7 +25,6 @@ PUBLISHED = re.compile(r'results\.published\(\s*"(\w+)",\s*"(\w+)"')
 CAMPAIGN = re.compile(r'results\.campaign\(\s*"(\w+)"')
 COMPARED = "contrasts.of_scales("
 EXPERIMENT = re.compile(r'"(X\d+)"')
-RESULTS = Path(__file__).parents[2] / "results"
 MOST = 5  # cards of a statement beside its first that a line leads to
 
 
@@ -117,7 +117,8 @@ def sources_of(cells: list[str]) -> list[set[str]]:
         sources = {f"{scale}/{name}" for name, scale in PUBLISHED.findall(cell)}
         for name in CAMPAIGN.findall(cell):
             sources |= {
-                f"{path.parent.name}/{name}" for path in RESULTS.glob(f"*/{name}.csv")
+                f"{path.parent.name}/{name}"
+                for path in (ROOT / "results").glob(f"*/{name}.csv")
             }
         if COMPARED in cell:
             sources |= set(EXPERIMENT.findall(cell))

@@ -44,12 +44,20 @@ def gaps(ink):
 
 
 def columns(ink):
-    """The left and right ends of the panels of an `(height, width)` array."""
-    width, edges = ink.shape[1], [0]
+    """The left and right ends of the panels of an `(height, width)` array.
+
+    Between two panels there may be two gaps, left and right of an axis' name: the wider one is the gutter.
+    """
+    width, least, cuts = ink.shape[1], LEAST * ink.shape[1], []
     for start, end in gaps(ink.any(axis=0)):
-        if start - edges[-1] >= LEAST * width and width - end >= LEAST * width:
-            edges.append((start + end) // 2)
-    return list(zip(edges, [*edges[1:], width], strict=True))
+        if start < least or width - end < least:
+            continue
+        if cuts and start - cuts[-1][1] < least:
+            cuts[-1] = max(cuts[-1], (start, end), key=lambda gap: gap[1] - gap[0])
+        else:
+            cuts.append((start, end))
+    edges = [0, *((start + end) // 2 for start, end in cuts), width]
+    return list(zip(edges[:-1], edges[1:], strict=True))
 
 
 def vertical_axis(ink):

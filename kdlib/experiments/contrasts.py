@@ -109,7 +109,7 @@ class Evidence:
         the effect that a design with these seeds and this spread sees four times in five, at the first step of the
         correction: with a level shared by all contrasts of the experiment.
     precision
-        in which the networks were trained, where the table says so.
+        in which the students were trained, and in brackets their teachers if in another one, where the table says so.
     seeds, examples
         of the differences, and on how many images: those that the networks were trained on, or, of the table `along`,
         those of the kernel.
@@ -200,6 +200,7 @@ def evaluate(
     if len({contrast.experiment for contrast in contrasts}) > 1:
         raise ValueError("contrasts of several experiments: each is corrected by itself")
     found, students = [], [row for row in rows if row.get("role") != "teacher"]
+    teachers = [row for row in rows if row.get("role") == "teacher"]
     for contrast in contrasts:
         whose = contrast.rows_of or contrast.experiment
         table = (others or {}).get(contrast.table, ()) if contrast.table != "runs" else students
@@ -214,7 +215,7 @@ def evaluate(
                 values = contrast.times * np.array(list(by_seed.values()))
                 blocks = _blocks(contrast, case, own, list(by_seed)) if _of_one_teacher(contrast) else None
                 one = _evidence(contrast, case, values, blocks, delta)
-                about = {"precision": _told(contrast, case, own, "precision"), "seeds": tuple(map(int, by_seed))}
+                about = {"precision": _precision(contrast, case, own, teachers), "seeds": tuple(map(int, by_seed))}
                 told = {name: _told(contrast, case, own, name) for name in (_SIZE[contrast.table], *_ALONG)}
                 if contrast.table == "along":
                     images, ridge = (told[name] for name in _ALONG)
@@ -308,6 +309,16 @@ def _told(contrast: Contrast, case: tuple, rows: Rows, column: str) -> str:
     about = dict(zip(contrast.by, case, strict=True))
     kinds = [{**about, **kind}.items() for kind in (contrast.first, contrast.second)]
     return ", ".join(sorted({_plain(r[column]) for r in rows if r.get(column) and any(k <= r.items() for k in kinds)}))
+
+
+def _precision(contrast: Contrast, case: tuple, students: Rows, teachers: Rows) -> str:
+    """Of the students of a contrast; and of teachers of these networks and images, where it is another one."""
+    own, networks, data = (_told(contrast, case, students, name) for name in ("precision", "teacher_network", "data"))
+    theirs = {
+        row.get("precision") for row in teachers if row["network"] in networks.split(", ") and row["data"] == data
+    }
+    other = ", ".join(sorted(one for one in theirs if one and one != own))
+    return f"{own} (teachers: {other})" if own and other else own
 
 
 def _blocks(contrast: Contrast, case: tuple, rows: Rows, seeds: Sequence[float]) -> np.ndarray:

@@ -194,7 +194,7 @@ def _seen(record: Record) -> str:
     if not record.power:
         return "every seed gave the same number"
     beyond = " beyond that" if record.kind == "observation" else ""
-    return f"an effect of {number(record.power or 0.0)}{beyond} would show four times in five"
+    return f"an effect of {number(record.power)}{beyond} would show four times in five, were this the true spread"
 
 
 def count(value: int, what: str = "comparison") -> str:
