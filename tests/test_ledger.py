@@ -335,6 +335,16 @@ def test_the_p_value_is_that_of_the_interval_s_level(ledger):
     assert one.p == pytest.approx(other.p) == pytest.approx(ttest_1samp(effects, 0).pvalue) and one.power < other.power
 
 
+def test_the_interval_that_decides_sets_the_power_and_the_estimate_the_p_value(ledger):
+    """A bootstrap interval that is wide, and not about its estimate, beside a small error where there is no effect."""
+    wide = ledger.observation("D9", "x", (-0.2, 0.8), twin=BAD_INTERVAL, null_error=0.16, estimate=0.24)
+    half = norm.ppf(0.975)
+    assert wide.power == pytest.approx((0.5 / half) * (half + norm.ppf(0.8)))
+    assert wide.p == pytest.approx(2 * norm.sf(0.24 / 0.16))
+    narrow = ledger.observation("D9", "y", (0.2, 0.3), twin=BAD_INTERVAL, null_error=0.16, seeds=[0])
+    assert narrow.power == pytest.approx(0.16 * (half + norm.ppf(0.8)))
+
+
 def test_an_effect_of_zero_is_no_observation(ledger):
     assert ledger.observation("R1", "x", (0.0, 0.0), twin=BAD_INTERVAL).verdict == "undecided"
 

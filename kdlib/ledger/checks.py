@@ -180,7 +180,7 @@ class Ledger:
 
     def observation(
         self, statement: str, title: str, interval, threshold: float = 0.0, *, level: float | None = None,
-        null_error: float | None = None, **about,
+        null_error: float | None = None, estimate: float | None = None, **about,
     ) -> Record:  # fmt: skip
         """A claim about data: an effect, with its `interval = (low, high)`, exceeds `threshold`.
 
@@ -189,12 +189,13 @@ class Ledger:
         is `level` (the ledger's, if it is not said), and one degree of freedom less than there are seeds; with a single
         seed (an interval over cases), of a normal law. If every seed gave the same number, the p-value is that of a
         sign test. Where the spread depends on the effect, as a correlation's does, `null_error` is the standard error
-        that it has without any effect: p-value and power are then of a normal law with that error. Its twin is a case
-        in which there is nothing to observe. `unit` says what the interval is of.
+        that it has without any effect: the p-value is then of a normal law with that error, the power of one with the
+        larger error of the two, since it is the interval that decides. `estimate` is the effect where it is not the
+        interval's middle. Its twin is a case in which there is nothing to observe. `unit` says what the interval is of.
         """
         return self._check(
             "observation", statement, title, interval, threshold, tolerance=0.0, strict=True,
-            level=self.level if level is None else level, null_error=null_error, **about,
+            level=self.level if level is None else level, null_error=null_error, estimate=estimate, **about,
         )  # fmt: skip
 
     def evidence(
@@ -248,7 +249,7 @@ class Ledger:
         hypotheses: dict[str, Any] | None = None, code: str = "", note: str = "", n: Any = None, seeds=None,
         dtype: str | None = None, probability: bool = False, strict: bool = False, claims: list[int] | None = None,
         parts: Mapping[str, Any] | None = None, unit: str = "", critical: bool = False, level: float = 0.95,
-        null_error: float | None = None,
+        null_error: float | None = None, estimate: float | None = None,
     ) -> Record:  # fmt: skip
         if statement not in STATEMENTS:
             raise ValueError(f"no statement {statement!r}: the ids are {', '.join(STATEMENTS)}")
@@ -266,7 +267,7 @@ class Ledger:
         outcome, power, p = "", None, None
         if kind == "observation":
             level = number("level", level, above=0, below=1)
-            outcome, power, p = _observed(measured, reference, len(runs) - 1, level, null_error)
+            outcome, power, p = _observed(measured, reference, len(runs) - 1, level, null_error, estimate)
         verdict = outcome or _verdict(kind, tolerance, vacuous)
         acceptable = passed or kind == "observation"  # an observation may come out against its claim
         sound = acceptable and all(hypotheses.values()) and twin_failed
@@ -363,7 +364,12 @@ def _compare(kind: Kind, measured, reference, tolerance: float) -> tuple[np.ndar
 
 
 def _observed(
-    measured: np.ndarray, reference: np.ndarray, freedom: int, level: float, null_error: float | None
+    measured: np.ndarray,
+    reference: np.ndarray,
+    freedom: int,
+    level: float,
+    null_error: float | None,
+    estimate: float | None,
 ) -> tuple[Outcome, float, float]:
     """`(outcome, power, p)` of an interval of a level and a threshold; without degrees of freedom by a normal law.
 
@@ -374,13 +380,16 @@ def _observed(
         raise ValueError(f"an observation needs a finite interval, not {measured.tolist()}")
     low, high = measured - reference
     outcome = "for" if low > 0 else "against" if high < 0 else "undecided"
-    effect, law = abs(low + high) / 2, student_t(freedom) if freedom > 0 else norm
-    error = (high - low) / 2 / law.ppf((1 + level) / 2)
+    effect = abs((low + high) / 2 if estimate is None else float(estimate) - float(reference[0]))
+    law = student_t(freedom) if freedom > 0 else norm
+    error = float((high - low) / 2 / law.ppf((1 + level) / 2))
     if null_error is not None:
-        error, freedom, law = number("null_error", null_error, above=0), 0, norm
+        null_error = number("null_error", null_error, above=0)
+        seen = detectable(max(error, null_error), 0, 1 - level)
+        return outcome, seen, float(2 * norm.sf(effect / null_error))
     if error <= 1e-12 * effect:
         return outcome, 0.0, 0.5**freedom if effect else 1.0
-    return outcome, detectable(float(error), max(freedom, 0), 1 - level), float(2 * law.sf(effect / error))
+    return outcome, detectable(error, max(freedom, 0), 1 - level), float(2 * law.sf(effect / error))
 
 
 def _verdict(kind: Kind, tolerance: float, vacuous: float | None) -> str:
