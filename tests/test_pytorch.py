@@ -17,6 +17,7 @@ from kdlib.training.step import JaxEngine
 if not os.environ.get("KDLIB_TORCH"):  # set where PyTorch must be there: nothing is skipped then
     pytest.importorskip("torch")
 
+from kdlib.training import pytorch  # noqa: E402
 from kdlib.training.pytorch import TorchNetwork, torch  # noqa: E402
 from kdlib.training.pytorch_step import TorchEngine  # noqa: E402
 
@@ -156,6 +157,48 @@ def test_bfloat16_is_of_the_arithmetic_only():
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(half.variables()))
     start, end, other = (vector(v) for v in (single.variables(0), single.variables(), half.variables()))
     assert 1e-5 < np.linalg.norm(other - end) / np.linalg.norm(end - start) < 0.2
+
+
+@pytest.mark.parametrize("layer", ["convolution", "dense"])
+def test_bfloat16_without_its_products_is_float32_of_rounded_operands(monkeypatch, layer):
+    """Outputs and gradients are those of the rounded operands, to the nearest bfloat16 number but for ties of the sums.
+
+    Sums in bfloat16, PyTorch's own way there, are off by twice as much and at the nearest number half of the time.
+    """
+    monkeypatch.setattr(pytorch, "_WITHOUT_UNITS", True)
+    random, rounded = np.random.default_rng(3), lambda array: torch.from_numpy(np.float32(array)).bfloat16()
+    if layer == "dense":
+        module = pytorch._Dense(random.normal(size=(144, 8)), random.normal(size=8))
+        inputs, forward = random.normal(size=(16, 144)), torch.nn.functional.linear
+    else:
+        module = pytorch._Convolution(random.normal(size=(3, 3, 16, 8)), random.normal(size=8))
+        inputs, forward = random.normal(size=(4, 16, 9, 9)), lambda *given: torch.nn.functional.conv2d(*given, 1, 1)
+    given = torch.from_numpy(np.float32(inputs)).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = module(given)
+    exact = [rounded(a.detach().numpy()).double().requires_grad_() for a in (given, module.weight, module.bias)]
+    reference = forward(*exact)
+    slope = rounded(random.normal(size=outputs.shape))
+    outputs.backward(slope)
+    reference.backward(slope.double())
+    assert outputs.dtype == torch.bfloat16 and given.grad.dtype == torch.float32
+    pairs = [(outputs, reference), (given.grad, exact[0].grad), (module.weight.grad, exact[1].grad)]
+    for found, wanted in (*pairs, (module.bias.grad, exact[2].grad)):
+        assert (found.detach().float() == wanted.detach().bfloat16().float()).float().mean() > 0.99
+    monkeypatch.setattr(pytorch, "_layer", None)  # and it is this way that was gone
+    with pytest.raises(TypeError):
+        module(given)
+
+
+def test_what_a_processor_multiplies_bfloat16_with(monkeypatch):
+    said = "processor : 0\nflags\t\t: fpu avx512f avx512_bf16 amx_tile\n"
+    monkeypatch.setattr(pytorch.Path, "exists", lambda _: True)
+    monkeypatch.setattr(pytorch.Path, "read_text", lambda _: said)
+    assert pytorch.bfloat16_units() == ["avx512_bf16"]
+    monkeypatch.setattr(pytorch.Path, "read_text", lambda _: "flags : avx2\n")
+    assert pytorch.bfloat16_units() == []
+    monkeypatch.setattr(pytorch.Path, "read_text", lambda _: "processor : 0\n")
+    assert pytorch.bfloat16_units() is None
 
 
 def test_what_it_cannot_do_is_refused():

@@ -328,27 +328,3 @@ def test_kubernetes_files():
     command = [sys.executable, "workflow/profiles/kubernetes/jobs.py", "submit", "x"]
     refused = subprocess.run(command, cwd=ROOT, env={**environment, "KDLIB_IMAGE": "x"}, capture_output=True, text=True)
     assert refused.returncode and "set KDLIB_CLAIM" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    "units, gpus, precision, warned",
-    [([], [], "bfloat16", True), (["avx512_bf16"], [], "bfloat16", False), (None, [], "bfloat16", False),
-     ([], ["GPU-1"], "bfloat16", False), ([], [], "float32", False)],
-)  # fmt: skip
-def test_a_processor_that_imitates_bfloat16_is_told(monkeypatch, units, gpus, precision, warned):
-    """A ResNet-20 takes a hundred times as long on one: nobody should wait for it unawares."""
-    monkeypatch.setattr(slots, "bfloat16_units", lambda: units)
-    monkeypatch.setattr(slots, "gpus", lambda: gpus)
-    node = Namespace(parameters={"recipe": {"precision": "float32"}, "teacher_recipe": {"precision": precision}})
-    assert bool(reproduce.imitated([node])) == warned
-
-
-def test_what_a_processor_multiplies_bfloat16_with(monkeypatch):
-    said = "processor : 0\nflags\t\t: fpu avx512f avx512_bf16 amx_tile\n"
-    monkeypatch.setattr(slots.Path, "exists", lambda _: True)
-    monkeypatch.setattr(slots.Path, "read_text", lambda _: said)
-    assert slots.bfloat16_units() == ["avx512_bf16"]
-    monkeypatch.setattr(slots.Path, "read_text", lambda _: "flags : avx2\n")
-    assert slots.bfloat16_units() == []
-    monkeypatch.setattr(slots.Path, "read_text", lambda _: "processor : 0\n")
-    assert slots.bfloat16_units() is None

@@ -111,19 +111,6 @@ def watch(options, nodes, stop: threading.Event):
         last = line
 
 
-def imitated(nodes) -> str:
-    """A warning where trainings are in bfloat16 and this processor has no such products; else empty."""
-    recipes = (node.parameters.get(name) or {} for node in nodes for name in ("recipe", "teacher_recipe"))
-    half = any(recipe.get("precision") == "bfloat16" for recipe in recipes)
-    if not half or slots.gpus() or slots.bfloat16_units() != []:
-        return ""
-    return (
-        "This processor has no bfloat16 products and imitates them: trainings in bfloat16 take ten to a hundred times "
-        "as long here. Run them elsewhere, or with `precision: float32` in a scale of your own, whose rows are then of "
-        "that precision"
-    )
-
-
 def run(options) -> int:
     """Run the campaign; the exit status of Snakemake."""
     nodes = plan.nodes(options.scale, plan.save_places(options.scale, options.data))
@@ -135,9 +122,6 @@ def run(options) -> int:
         environment = {**MEMORY, **environment, "KDLIB_SHARE": str(options.share)}
     if options.minutes:
         environment["KDLIB_UNTIL"] = str(time.time() + 60 * options.minutes)
-    asked = [node for node in nodes if not options.only or {node.experiment, node.family} & set(options.only)]
-    if not options.profile and (warning := imitated(asked)):
-        print(warning, file=sys.stderr, flush=True)
     stop = threading.Event()
     if not options.dry_run:
         threading.Thread(target=watch, args=(options, nodes, stop), daemon=True).start()

@@ -50,14 +50,6 @@ def gpus() -> list[str]:
     return [here[int(name)] if name.isdigit() and int(name) < len(here) else name for name in chosen]
 
 
-def bfloat16_units() -> list[str] | None:
-    """What this processor multiplies bfloat16 numbers with; empty: nothing, it imitates them. None: not known."""
-    about = Path("/proc/cpuinfo")
-    if not about.exists() or not re.search(r"^(flags|Features)\s*:", text := about.read_text(), re.M):
-        return None
-    return [unit for unit in ("avx512_bf16", "amx_bf16", "bf16mm") if re.search(rf"\b{unit}\b", text)]
-
-
 def shared() -> int:
     """How many jobs may share a GPU."""
     return int(os.environ.get("KDLIB_SHARE") or 1)

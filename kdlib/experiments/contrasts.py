@@ -114,7 +114,7 @@ class Evidence:
         of the differences, and on how many images: those that the networks were trained on, or, of the table `along`,
         those of the kernel.
     about
-        of the table `along`: the students' images and the ridge, in words.
+        in words, of the table `along` the students' images and the ridge; where it is vacuous, why.
     """
 
     contrast: Contrast
@@ -217,9 +217,11 @@ def evaluate(
                 one = _evidence(contrast, case, values, blocks, delta)
                 about = {"precision": _precision(contrast, case, own, teachers), "seeds": tuple(map(int, by_seed))}
                 told = {name: _told(contrast, case, own, name) for name in (_SIZE[contrast.table], *_ALONG)}
+                about["about"] = "" if values.any() else _why_vacuous(contrast, case, own)
                 if contrast.table == "along":
                     images, ridge = (told[name] for name in _ALONG)
-                    about["about"] = f"Kernels of students of {images} images, ridge {ridge}."
+                    kernels = f"Kernels of students of {images} images, ridge {ridge}."
+                    about["about"] = f"{about['about']} {kernels}".strip()
                 found.append(replace(one, **about, examples=told[_SIZE[contrast.table]]))
     adjusted = holm([evidence.p for evidence in found])
     return [
@@ -309,6 +311,18 @@ def _told(contrast: Contrast, case: tuple, rows: Rows, column: str) -> str:
     about = dict(zip(contrast.by, case, strict=True))
     kinds = [{**about, **kind}.items() for kind in (contrast.first, contrast.second)]
     return ", ".join(sorted({_plain(r[column]) for r in rows if r.get(column) and any(k <= r.items() for k in kinds)}))
+
+
+def _why_vacuous(contrast: Contrast, case: tuple, rows: Rows) -> str:
+    """Why both kinds of rows have the same number for every seed, where the rows tell it."""
+    about = dict(zip(contrast.by, case, strict=True))
+    first, second = (
+        [row for row in rows if {**about, **kind}.items() <= row.items()] for kind in (contrast.first, contrast.second)
+    )
+    trainings = [{str(row.get("run", "")).rpartition("-")[2] for row in kind} for kind in (first, second)]
+    if trainings[0] == trainings[1] != {""}:
+        return "Both are the same trainings."
+    return "Both are one for every seed." if {row[contrast.metric] for row in (*first, *second)} == {1} else ""
 
 
 def _precision(contrast: Contrast, case: tuple, students: Rows, teachers: Rows) -> str:

@@ -40,13 +40,19 @@ def card(record: Record, *, elsewhere: bool = False) -> str:
     # What was observed of data is no verdict on a theorem: on its page it goes by the claims that it bears on.
     about = record.id
     if record.kind == "observation" and record.claims and not elsewhere:
-        about = f"claim {' and '.join(map(str, record.claims))}"
+        about = _claims(record)
     return (
         f'<details class="check state-{state(record)}"{identity}><summary><strong>{about}</strong> '
         f'{typeset(record.title)} <span class="facts">{" · ".join(facts)}</span></summary>'
         f"<p>{_body(record)}</p><p><small>{html.escape(record.dtype)}, n = {html.escape(record.n)}, seeds "
         f"{html.escape(seeds_in_words(record.seeds))}{_by(record)} {_links(record, elsewhere)}</small></p></details>"
     )
+
+
+def _claims(record: Record) -> str:
+    """`claim 4`, `claims 6, 7 and 9`: those that a record bears on."""
+    *others, last = map(str, record.claims)
+    return f"claims {', '.join(others)} and {last}" if others else f"claim {last}"
 
 
 def _facts(record: Record) -> list[str]:
@@ -71,7 +77,7 @@ def _facts(record: Record) -> list[str]:
 def _body(record: Record) -> str:
     note = f" {marked(record.note)}" if record.note else ""
     if record.kind == "evidence":
-        claims = f" On claim {' and '.join(map(str, record.claims))}." if record.claims else ""
+        claims = f" On {_claims(record)}." if record.claims else ""
         return f"A contrast of workflow/experiments.yaml: {effect(record)}.{claims}{note}"
     compared = {
         "identity": f"largest error {number(record.tolerance - record.slack['min'])}, tolerance "
@@ -96,9 +102,9 @@ def _twin(record: Record) -> str:
     """What the check's twin broke, and that it failed."""
     broken = marked(record.twin["broken"])
     if record.twin["kind"] == "null":
-        return f"Where there is nothing to see ({broken}) it sees nothing, by construction."
+        return f"Where there should be nothing to see ({broken}) the effect is zero."
     if record.twin["kind"] == "formula":
-        name = "No hypothesis can be violated here; a wrong formula in its place"
+        name = "Wrong formula, in place of a broken twin"
     else:
         name = "Broken twin" if record.outcome in ("", "for") else "Compared with"
     verdict = "fails, as it must" if record.twin["failed"] else "passes: the check cannot fail"
@@ -186,7 +192,7 @@ def effect(record: Record) -> str:
         return "the same number of both for every seed, so that there was nothing to see"
     low, mean, high = (number(record.measured[name]) for name in ("min", "median", "max"))
     unit = f" {html.escape(record.unit)}" if record.unit else ""
-    return f"{mean} [{low}, {high}]{unit}, before correction; {_seen(record)}"
+    return f"{mean} [{low}, {high}]{unit}, before correction; {'after it ' * bool(record.power)}{_seen(record)}"
 
 
 def _seen(record: Record) -> str:

@@ -22,29 +22,32 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student_t
 
 from kdlib.ledger.cards import card
 from kdlib.ledger.chapters import chapter, chapters
+from kdlib.ledger.comparing import (
+    Kind,
+    Outcome,
+    compared,
+    directions_of,
+    noticed_at,
+    observed,
+    summary,
+    tightness_of,
+    verdict_of,
+)
 from kdlib.ledger.statements import CLAIMS, STATEMENTS
 from kdlib.tools.arrays import choice, number, real_array
 from kdlib.tools.files import own_records_folder, records_folder, write_whole
-from kdlib.tools.intervals import detectable
 from kdlib.tools.provenance import ROOT, device_name, provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-Kind = Literal["identity", "bound", "rate", "observation", "evidence"]
-Outcome = Literal["for", "against", "undecided", "vacuous"]  # of evidence
-
-VACUOUS = "holds, but says nothing: vacuous in every trial"
 EVIDENCE = ("observation", "evidence")  # kinds of records that are for or against a claim; the others are checks
-FACTORS = (1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 30, 100)  # tried on each part of a right side
 
 
 class CheckFailed(AssertionError):
@@ -77,7 +80,7 @@ class Record:
     never noticed); of a bound there is one, too small, since one that is too large holds. `parts` has that factor for
     each part by itself (None: not noticed at a hundred).
     `twin` holds what was broken, whether it failed, its slack, and its kind: "hypothesis", "formula", or "null" where
-    an observation's twin is without effect by construction. Of observations and experiments (kind "evidence"),
+    an observation's twin has no effect at all. Of observations and experiments (kind "evidence"),
     `outcome` is one of `Outcome`, `p` the two-sided p-value of no effect, `power` the smallest effect that the design
     sees four times in five, and `passed` only says that it is *for*. Experiments have no twin: null experiments do that
     work.
@@ -225,8 +228,8 @@ class Ledger:
         record = Record(
             id=experiment, title=title, kind="evidence", verdict=outcome, passed=outcome == "for",
             chapter=self.chapter, code=code, hypotheses={}, trials=len(differences),
-            measured={"min": low, "median": float(np.mean(differences)), "max": high}, reference=_summary(0.0),
-            slack=_summary(differences), tolerance=0.0, tightness=None, vacuous=None, twin={},
+            measured={"min": low, "median": float(np.mean(differences)), "max": high}, reference=summary(0.0),
+            slack=summary(differences), tolerance=0.0, tightness=None, vacuous=None, twin={},
             dtype=dtype or self.dtype, n=str(self.n if n is None else n),
             seeds=[int(seed) for seed in (self.seeds if seeds is None else seeds)], device=device_name(), note=note,
             claims=list(claims), provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
@@ -254,8 +257,8 @@ class Ledger:
         if statement not in STATEMENTS:
             raise ValueError(f"no statement {statement!r}: the ids are {', '.join(STATEMENTS)}")
         hypotheses = {name: bool(holds) for name, holds in (hypotheses or {}).items()}
-        measured, reference, slack = _compare(kind, measured, reference, tolerance)
-        twin_measured, twin_reference, twin_slack = _compare(kind, twin.measured, twin.reference, tolerance)
+        measured, reference, slack = compared(kind, measured, reference, tolerance)
+        twin_measured, twin_reference, twin_slack = compared(kind, twin.measured, twin.reference, tolerance)
         if not (np.isfinite(twin_measured).all() and np.isfinite(twin_reference).all()):
             raise ValueError(
                 f"{statement} ({title}): the twin must fail by its numbers, and some of them are not finite"
@@ -267,11 +270,11 @@ class Ledger:
         outcome, power, p = "", None, None
         if kind == "observation":
             level = number("level", level, above=0, below=1)
-            outcome, power, p = _observed(measured, reference, len(runs) - 1, level, null_error, estimate)
-        verdict = outcome or _verdict(kind, tolerance, vacuous)
+            outcome, power, p = observed(measured, reference, len(runs) - 1, level, null_error, estimate)
+        verdict = outcome or verdict_of(kind, tolerance, vacuous)
         acceptable = passed or kind == "observation"  # an observation may come out against its claim
         sound = acceptable and all(hypotheses.values()) and twin_failed
-        ratio = _tightness(measured, reference, probability) if kind == "bound" else np.array([])
+        ratio = tightness_of(measured, reference, probability) if kind == "bound" else np.array([])
         record = Record(
             id=statement,
             title=title,
@@ -282,14 +285,14 @@ class Ledger:
             code=code,
             hypotheses=hypotheses,
             trials=int(slack.size),
-            measured=_summary(measured),
-            reference=_summary(reference),
-            slack=_summary(slack),
+            measured=summary(measured),
+            reference=summary(reference),
+            slack=summary(slack),
             tolerance=float(tolerance),
-            tightness=_summary(ratio) if ratio.size else None,
+            tightness=summary(ratio) if ratio.size else None,
             vacuous=vacuous,
             twin={
-                "broken": twin.broken, "failed": twin_failed, "slack": _summary(twin_slack),
+                "broken": twin.broken, "failed": twin_failed, "slack": summary(twin_slack),
                 "kind": _kind_of_twin(kind, twin, twin_measured),
             },
             dtype=dtype or self.dtype,
@@ -302,11 +305,11 @@ class Ledger:
             else list(claims),
             provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
             outcome=outcome, power=power, p=p, unit=unit,
-            directions=_notices(kind, measured, reference, tolerance)
+            directions=directions_of(kind, measured, reference, tolerance)
             if passed and kind != "observation" and vacuous != 1 and not critical
             else {},
             parts={
-                name: _noticed_at(kind, part, measured, reference, tolerance) for name, part in (parts or {}).items()
+                name: noticed_at(kind, part, measured, reference, tolerance) for name, part in (parts or {}).items()
             },
         )  # fmt: skip
         self._keep(record)
@@ -340,130 +343,8 @@ def _order(name: str) -> tuple[int, int]:
     return 1, int(name[1:])  # an experiment's
 
 
-def _compare(kind: Kind, measured, reference, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Flat float arrays (measured, reference, slack); a check passes where the slack is not negative.
-
-    What is not finite never passes.
-    """
-    measured, reference = np.atleast_1d(np.asarray(measured, float)), np.asarray(reference, float)
-    if measured.size == 0:
-        raise ValueError("nothing was compared: the arrays are empty")
-    if kind in ("rate", "observation"):
-        if measured.shape != (2,) or reference.ndim != 0:
-            raise ValueError(f"a {kind} compares an interval (low, high) with one number")
-        ends = np.array([reference - measured[0], measured[1] - reference]) + tolerance
-        slack = measured[:1] - reference if kind == "observation" else ends.min(keepdims=True)
-    else:
-        measured, reference = (array.ravel() for array in np.broadcast_arrays(measured, reference))
-        with np.errstate(invalid="ignore"):
-            slack = reference - measured + tolerance
-        if kind == "identity":
-            slack = tolerance - np.abs(measured - reference) / np.maximum(1.0, np.abs(reference))
-    finite = np.isfinite(measured).all() and np.isfinite(reference).all()
-    return measured, np.atleast_1d(reference), slack if finite else np.full_like(slack, -np.inf)
-
-
-def _observed(
-    measured: np.ndarray,
-    reference: np.ndarray,
-    freedom: int,
-    level: float,
-    null_error: float | None,
-    estimate: float | None,
-) -> tuple[Outcome, float, float]:
-    """`(outcome, power, p)` of an interval of a level and a threshold; without degrees of freedom by a normal law.
-
-    An interval without width, but for rounding, tells no spread: all seeds agreeing is then the evidence, as in a sign
-    test.
-    """
-    if not np.isfinite(measured).all():
-        raise ValueError(f"an observation needs a finite interval, not {measured.tolist()}")
-    low, high = measured - reference
-    outcome = "for" if low > 0 else "against" if high < 0 else "undecided"
-    effect = abs((low + high) / 2 if estimate is None else float(estimate) - float(reference[0]))
-    law = student_t(freedom) if freedom > 0 else norm
-    error = float((high - low) / 2 / law.ppf((1 + level) / 2))
-    if null_error is not None:
-        null_error = number("null_error", null_error, above=0)
-        seen = detectable(max(error, null_error), 0, 1 - level)
-        return outcome, seen, float(2 * norm.sf(effect / null_error))
-    if error <= 1e-12 * effect:
-        return outcome, 0.0, 0.5**freedom if effect else 1.0
-    return outcome, detectable(error, max(freedom, 0), 1 - level), float(2 * law.sf(effect / error))
-
-
-def _verdict(kind: Kind, tolerance: float, vacuous: float | None) -> str:
-    """What a check that passed says, in words; the proof itself is in the text."""
-    if kind == "identity":
-        if tolerance >= 1e-3:
-            return f"equal within {tolerance:g}"
-        return f"identity to {tolerance:.0e}" if tolerance else "identity, exact"
-    if kind == "rate":
-        return "rate as predicted" + (f", to within {tolerance:g}" if tolerance else "")
-    if vacuous == 1:
-        return VACUOUS
-    return "holds, with slack" + (f"; vacuous in {100 * vacuous:.0f} % of trials" if vacuous else "")
-
-
-def _notices(
-    kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance: float
-) -> dict[str, float | None]:  # fmt: skip
-    """In each direction the factor, above one, by which the reference may be wrong before the check fails; None where
-    it never does. Empty if no factor is noticed (a reference of zero).
-
-    A bound that is too large holds, so that only one that is too small can be noticed (a negative one: too negative).
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if kind == "bound":  # shrunk by this factor, the reference is below what was measured
-            factors = np.where(reference > 0, reference / (measured - tolerance), (measured - tolerance) / reference)
-            factors = factors[((measured > tolerance) & (reference > 0)) | ((measured < tolerance) & (reference < 0))]
-            return {"too small": float(np.maximum(factors, 1.0).min())} if factors.size else {}
-        if kind == "rate":
-            low, high = sorted((np.sign(reference[0]) * measured).tolist())
-            low, high, slope = low - tolerance, high + tolerance, abs(reference[0])
-            if not slope:
-                return {}
-            return {"too steep": float(high / slope), "too flat": float(slope / low) if low > 0 else None}
-        known = reference != 0
-        room, off = tolerance * np.maximum(1.0, np.abs(reference)), np.sign(reference) * (measured - reference)
-        larger, smaller = (((room + sign * off) / np.abs(reference))[known] for sign in (1, -1))
-        if not known.any():
-            return {}
-        least = float(np.maximum(smaller, 0.0).min())
-        return {
-            "too large": 1 + float(np.maximum(larger, 0.0).min()),
-            "too small": 1 / (1 - least) if least < 1 else None,
-        }
-
-
-def _noticed_at(
-    kind: Kind, part: Callable[[float], tuple] | np.ndarray, measured: np.ndarray, reference: np.ndarray,
-    tolerance: float,
-) -> float | None:  # fmt: skip
-    """The first of `FACTORS` by which a part of the right side can be too small before the check fails, if one is."""
-    for factor in FACTORS:
-        again = part(factor) if callable(part) else (measured, reference - np.ravel(part) * (1 - 1 / factor))
-        if (_compare(kind, *again, tolerance)[2] < 0).any():
-            return float(factor)
-    return None
-
-
 def _kind_of_twin(kind: Kind, twin: Twin, measured: np.ndarray) -> str:
-    """ "null": an observation's twin whose effect is zero, which no data could have moved: the same thing twice, or one
-    draw against the next, a mean that telescopes."""
+    """ "null": an observation's twin that has no effect at all: the same thing twice, a mean that telescopes."""
     if kind == "observation" and abs(measured.sum()) < 1e-9 * max(1.0, np.ptp(measured)):
         return "null"
     return "formula" if isinstance(twin, WrongFormula) else "hypothesis"
-
-
-def _tightness(measured: np.ndarray, reference: np.ndarray, probability: bool) -> np.ndarray:
-    """reference / measured where that is a number, and a bound on a probability says anything."""
-    usable = (measured > 0) & np.isfinite(measured) & np.isfinite(reference)
-    if probability:
-        usable &= reference < 1
-    return reference[usable] / measured[usable]
-
-
-def _summary(values) -> dict[str, float]:
-    values = np.asarray(values, float)
-    return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}

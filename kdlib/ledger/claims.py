@@ -7,7 +7,8 @@ from typing import get_args
 
 import numpy as np
 
-from kdlib.ledger.checks import EVIDENCE, Outcome, Record
+from kdlib.ledger.checks import EVIDENCE, Record
+from kdlib.ledger.comparing import Outcome
 from kdlib.ledger.statements import CLAIMS, Claim
 from kdlib.tools.intervals import holm
 

@@ -1,7 +1,7 @@
 """A step of training, by PyTorch on the CPU: the recipe, batches, augmentation and loss of the JAX engine.
 
 Faster than it for convolutional networks; `benchmarks/engines.py` says by how much. Convolutions and dense layers run
-in bfloat16 where the recipe says so; that is faster on processors with bfloat16 products only.
+in bfloat16 where the recipe says so: faster on processors with bfloat16 products, on others a little slower.
 """
 
 from __future__ import annotations
