@@ -132,6 +132,15 @@ def test_what_evidence_says_of_its_runs(tmp_path):
     assert (ledger.records[0].seeds, ledger.records[0].n) == ([7, 8, 9], "45,000")
 
 
+def test_evidence_says_what_else_differs():
+    """Students with learning rates of their own; what is equal, or not told, is left out."""
+    given = [{**row, "epochs": 6.0, "learning_rate": 0.01} for row in rows([1.0, 1.1, 0.9])]
+    of = lambda given: contrasts.evaluate([contrast()], given)[0].about
+    assert of(given) == ""
+    apart = [{**row, "learning_rate": 0.03} if row["method"] == "old" else row for row in given]
+    assert of(apart) == "Also different: learning rate 0.01 against 0.03."
+
+
 def test_vacuous_evidence_says_why(tmp_path):
     """The same trainings, or bounds that are all one; of other equal numbers nothing is known."""
     given = [{**row, "run": f"{row['method']}-7-{row['seed']}"} for row in rows([0.0, 0.0, 0.0])]

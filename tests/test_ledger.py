@@ -8,7 +8,17 @@ import pytest
 from scipy.stats import norm, ttest_1samp
 
 from kdlib import ledger as ledgers
-from kdlib.ledger import CLAIMS, STATEMENTS, CheckFailed, Ledger, Twin, WrongFormula, chapters, read_records
+from kdlib.ledger import (
+    CLAIMS,
+    STATEMENTS,
+    CheckFailed,
+    Ledger,
+    SameTwice,
+    Twin,
+    WrongFormula,
+    chapters,
+    read_records,
+)
 from kdlib.tools.intervals import mean_interval
 
 
@@ -204,6 +214,9 @@ def test_a_twin_that_telescopes_is_null(ledger):
     twin = Twin("one draw against the next", mean_interval(values - np.roll(values, 1)), 0.0)
     assert ledger.observation("D5", "x", (0.1, 0.2), twin=twin).twin["kind"] == "null"
     assert ledger.observation("D5", "y", (0.1, 0.2), twin=BAD_INTERVAL).twin["kind"] == "hypothesis"
+    same = SameTwice("one draw against the next", twin.measured, 0.0)
+    record = ledger.observation("D5", "z", (0.1, 0.2), twin=same)
+    assert record.twin["kind"] == "same" and "zero by construction" in record._repr_html_()
 
 
 def test_what_an_observation_could_have_seen(ledger):
@@ -264,6 +277,24 @@ def test_how_tight_a_bound_is_where_it_says_something(ledger):
     assert ledger.bound("R2", "y", [0.5], [1.5], twin=BAD, probability=True).tightness is None
 
 
+def test_the_power_is_that_of_trials_whose_bound_says_something(ledger):
+    """The first trial would notice a factor of 1.5, but its bound is one."""
+    about = dict(twin=BAD, probability=True, parts={"half": [0.5, 0.15]})
+    record = ledger.bound("R2", "x", [2 / 3, 0.1], [1.0, 0.3], **about)
+    assert record.directions == pytest.approx({"too small": 3}) and record.parts == {"half": None}
+    without = ledger.bound("R2", "y", [2 / 3, 0.1], [1.0, 0.3], **(about | {"probability": False}))
+    assert without.directions == pytest.approx({"too small": 1.5}) and without.parts == {"half": 5.0}
+
+
+def test_of_signs_and_counts_a_factor_means_nothing(ledger):
+    signs = ledger.identity("R1", "x", [1.0, -1.0], [1, -1], tolerance=0.0, twin=BAD)
+    assert signs.directions == {} and "notices any that differs" in signs._repr_html_()
+    assert "it does not tell" in signs._repr_html_()
+    part = {"a": lambda factor: ([1.0], [1.0 if factor < 1.1 else 0.0])}
+    told = ledger.identity("R1", "y", [1.0], [1], tolerance=0.0, twin=BAD, parts=part)
+    assert told.parts == {"a": 1.1} and "it does not tell" not in told._repr_html_()
+
+
 def test_records_of_another_version_are_read(ledger, tmp_path):
     ledger.bound("R1", "x", 0.1, 0.2, twin=BAD)
     path = tmp_path / "transfer_risk.json"
@@ -274,7 +305,7 @@ def test_records_of_another_version_are_read(ledger, tmp_path):
 
 def test_a_check_says_that_it_notices_little(ledger):
     assert "only a right side" in ledger.bound("R1", "x", 0.1, 0.5, twin=BAD)._repr_html_()
-    exact = ledger.identity("R1", "z", 2.0, 2.0, tolerance=0.0, twin=BAD)._repr_html_()
+    exact = ledger.identity("R1", "z", 2.5, 2.5, tolerance=0.0, twin=BAD)._repr_html_()
     assert "any change" in exact and "<code></code>" not in exact
     assert "notices any excess" in ledger.bound("R1", "y", 0.0, 0.0, twin=BAD)._repr_html_()
     room = ledger.identity("R1", "w", 1e-9, 0.0, tolerance=1e-6, twin=BAD)._repr_html_()

@@ -40,6 +40,7 @@ TABLES = ("runs", "along", "terms")
 _PRECISION: dict[str, str] = dict.fromkeys(("along", "terms"), "float32 (networks), float64 (kernels)")
 _SIZE = {"runs": "train_examples", "along": "points", "terms": "examples"}  # the column of n
 _ALONG = ("train_examples", "ridge")
+_RECIPE = ("epochs", "batch_size", "learning_rate", "optimiser", "augment", "precision")
 CASE = ("data", "noise", "teacher_network", "network")
 TREATMENT = ("method", "temperature", "soft_ratio", "teacher_share", "pair", "half")
 
@@ -114,7 +115,8 @@ class Evidence:
         of the differences, and on how many images: those that the networks were trained on, or, of the table `along`,
         those of the kernel.
     about
-        in words, of the table `along` the students' images and the ridge; where it is vacuous, why.
+        in words: what else differs between the students' recipes; of the table `along` the students' images and the
+        ridge; where it is vacuous, why.
     """
 
     contrast: Contrast
@@ -217,11 +219,11 @@ def evaluate(
                 one = _evidence(contrast, case, values, blocks, delta)
                 about = {"precision": _precision(contrast, case, own, teachers), "seeds": tuple(map(int, by_seed))}
                 told = {name: _told(contrast, case, own, name) for name in (_SIZE[contrast.table], *_ALONG)}
-                about["about"] = "" if values.any() else _why_vacuous(contrast, case, own)
+                notes = [_besides(contrast, case, own) if values.any() else _why_vacuous(contrast, case, own)]
                 if contrast.table == "along":
                     images, ridge = (told[name] for name in _ALONG)
-                    kernels = f"Kernels of students of {images} images, ridge {ridge}."
-                    about["about"] = f"{about['about']} {kernels}".strip()
+                    notes.append(f"Kernels of students of {images} images, ridge {ridge}.")
+                about["about"] = " ".join(filter(None, notes))
                 found.append(replace(one, **about, examples=told[_SIZE[contrast.table]]))
     adjusted = holm([evidence.p for evidence in found])
     return [
@@ -308,17 +310,30 @@ def _plain(value: Any) -> str:
 
 def _told(contrast: Contrast, case: tuple, rows: Rows, column: str) -> str:
     """What the rows of a contrast have in a column, in words."""
+    kinds = _kinds(contrast, case, rows)
+    return ", ".join(sorted({_plain(row[column]) for kind in kinds for row in kind if row.get(column)}))
+
+
+def _kinds(contrast: Contrast, case: tuple, rows: Rows) -> list[list[Mapping[str, Any]]]:
+    """The rows of either kind."""
     about = dict(zip(contrast.by, case, strict=True))
     kinds = [{**about, **kind}.items() for kind in (contrast.first, contrast.second)]
-    return ", ".join(sorted({_plain(r[column]) for r in rows if r.get(column) and any(k <= r.items() for k in kinds)}))
+    return [[row for row in rows if kind <= row.items()] for kind in kinds]
+
+
+def _besides(contrast: Contrast, case: tuple, rows: Rows) -> str:
+    """What else differs between the two kinds of students than the contrast says, in words."""
+    kinds, found = _kinds(contrast, case, rows), []
+    for column in _RECIPE:
+        first, second = (", ".join(sorted({_plain(row[column]) for row in kind if row.get(column)})) for kind in kinds)
+        if first and second and first != second:
+            found.append(f"{column.replace('_', ' ')} {first} against {second}")
+    return f"Also different: {'; '.join(found)}." if found else ""
 
 
 def _why_vacuous(contrast: Contrast, case: tuple, rows: Rows) -> str:
     """Why both kinds of rows have the same number for every seed, where the rows tell it."""
-    about = dict(zip(contrast.by, case, strict=True))
-    first, second = (
-        [row for row in rows if {**about, **kind}.items() <= row.items()] for kind in (contrast.first, contrast.second)
-    )
+    first, second = _kinds(contrast, case, rows)
     trainings = [{str(row.get("run", "")).rpartition("-")[2] for row in kind} for kind in (first, second)]
     if trainings[0] == trainings[1] != {""}:
         return "Both are the same trainings."

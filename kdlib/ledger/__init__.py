@@ -3,7 +3,7 @@
 """
 
 from kdlib.ledger.chapters import Chapter, chapter, chapters
-from kdlib.ledger.checks import EVIDENCE, CheckFailed, Ledger, Record, Twin, WrongFormula, read_records
+from kdlib.ledger.checks import EVIDENCE, CheckFailed, Ledger, Record, SameTwice, Twin, WrongFormula, read_records
 from kdlib.ledger.claims import Answer, answer, tally
 from kdlib.ledger.graph import edges, picture, uses
 from kdlib.ledger.pages import claims_report, claims_table, evidence_table, filters, table
@@ -19,6 +19,7 @@ __all__ = [
     "Claim",
     "Ledger",
     "Record",
+    "SameTwice",
     "Statement",
     "Twin",
     "WrongFormula",

@@ -66,7 +66,10 @@ def _facts(record: Record) -> list[str]:
         facts.append(f"{unit}[{low}, {high}], claimed above {number(record.reference['min'])}")
     elif record.trials > 1:
         facts.append(count(record.trials))
-    if record.outcome in ("", "for") and record.twin["kind"] != "null":  # beside no effect a twin tells nothing
+    if record.outcome in ("", "for") and record.twin["kind"] not in (
+        "null",
+        "same",
+    ):  # beside no effect a twin tells nothing
         name = "wrong formula" if record.twin["kind"] == "formula" else "twin"
         facts.append(f"{name} fails" if record.twin["failed"] else f"{name.upper()} PASSES")
     if record.kind != "observation":
@@ -101,8 +104,9 @@ def _body(record: Record) -> str:
 def _twin(record: Record) -> str:
     """What the check's twin broke, and that it failed."""
     broken = marked(record.twin["broken"])
-    if record.twin["kind"] == "null":
-        return f"Where there should be nothing to see ({broken}) the effect is zero."
+    if record.twin["kind"] in ("null", "same"):
+        how = "is zero by construction" if record.twin["kind"] == "same" else "is zero"
+        return f"Where there should be nothing to see ({broken}) the effect {how}."
     if record.twin["kind"] == "formula":
         name = "Wrong formula, in place of a broken twin"
     else:
@@ -141,6 +145,9 @@ def _power(record: Record) -> str:
     factors = record.directions
     if record.vacuous == 1:
         whole = "It says nothing, and so it notices nothing."
+    elif _exact(record):
+        whole = "Signs, counts or truth values are compared, and any that differs is noticed"
+        whole += "." if record.parts else "; how far off what decides them may be, it does not tell."
     elif not factors and record.parts:
         whole = ""
     elif not factors:
@@ -168,6 +175,8 @@ def noticed(record: Record) -> str:
     """The power of a check in a few words: what it notices in every direction."""
     if record.vacuous == 1:
         return "nothing"
+    if _exact(record):
+        return "any that differs"
     if not record.directions and record.parts:
         return "see its parts"
     if not record.directions:
@@ -179,6 +188,11 @@ def noticed(record: Record) -> str:
         return "any change"
     digits = int(-math.log10(record.notices - 1) + 1e-6)
     return f"the {number(digits)}th digit" if digits > 3 else _off(record.notices)
+
+
+def _exact(record: Record) -> bool:
+    """Whether signs, counts or truth values are compared, of which a factor means nothing."""
+    return record.kind == "identity" and not record.tolerance and not record.directions
 
 
 def _off(factor: float) -> str:

@@ -63,6 +63,10 @@ class Twin:
     reference: object
 
 
+class SameTwice(Twin):
+    """In place of an observation's twin: the same thing twice, with other draws. Its mean is zero by construction."""
+
+
 class WrongFormula(Twin):
     """In place of a twin where there is no hypothesis to violate: the statement with one part of it changed."""
 
@@ -75,15 +79,15 @@ class Record:
     less the measured value (bound), the distance of the prediction from the edge of the interval (rate, observation).
     `claims` are the numbers of the papers' claims that the check bears on: by default those that name its statement.
     `tightness` is the range of reference / measured over a bound's trials (of a probability, those whose bound is below
-    one), `vacuous` the share of trials whose bound on a probability is one or more. `directions` is the power of a
-    check: the factor by which its reference, as a whole, may be wrong in each direction before the check fails (None:
-    never noticed); of a bound there is one, too small, since one that is too large holds. `parts` has that factor for
-    each part by itself (None: not noticed at a hundred).
-    `twin` holds what was broken, whether it failed, its slack, and its kind: "hypothesis", "formula", or "null" where
-    an observation's twin has no effect at all. Of observations and experiments (kind "evidence"),
-    `outcome` is one of `Outcome`, `p` the two-sided p-value of no effect, `power` the smallest effect that the design
-    sees four times in five, and `passed` only says that it is *for*. Experiments have no twin: null experiments do that
-    work.
+    one), `vacuous` the share of trials whose bound on a probability is one or more; the power leaves them out, too.
+    `directions` is the power of a check: the factor by which its reference, as a whole, may be wrong in each direction
+    before the check fails (None: never noticed); of a bound there is one, too small, since one that is too large holds.
+    `parts` has that factor for each part by itself (None: not noticed at a hundred).
+    `twin` holds what was broken, whether it failed, its slack, and its kind: "hypothesis" or "formula"; of an
+    observation "null" where there turned out to be no effect at all, "same" where there could be none. Of observations
+    and experiments (kind "evidence"), `outcome` is one of `Outcome`, `p` the two-sided p-value of no effect, `power`
+    the smallest effect that the design sees four times in five, and `passed` only says that it is *for*. Experiments
+    have no twin: null experiments do that work.
     """
 
     id: str
@@ -266,6 +270,7 @@ class Ledger:
         enough = np.greater if strict else np.greater_equal
         passed, twin_failed = bool(enough(slack, 0).all()), not bool(enough(twin_slack, 0).all())
         vacuous = float(np.mean(reference >= 1)) if probability else None
+        told = reference < 1 if probability else slice(None)  # trials whose bound says anything
         runs = self.seeds if seeds is None else seeds
         outcome, power, p = "", None, None
         if kind == "observation":
@@ -274,7 +279,7 @@ class Ledger:
         verdict = outcome or verdict_of(kind, tolerance, vacuous)
         acceptable = passed or kind == "observation"  # an observation may come out against its claim
         sound = acceptable and all(hypotheses.values()) and twin_failed
-        ratio = tightness_of(measured, reference, probability) if kind == "bound" else np.array([])
+        ratio = tightness_of(measured[told], reference[told]) if kind == "bound" else np.array([])
         record = Record(
             id=statement,
             title=title,
@@ -305,11 +310,12 @@ class Ledger:
             else list(claims),
             provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
             outcome=outcome, power=power, p=p, unit=unit,
-            directions=directions_of(kind, measured, reference, tolerance)
+            directions=directions_of(kind, measured[told], reference[told], tolerance)
             if passed and kind != "observation" and vacuous != 1 and not critical
             else {},
             parts={
-                name: noticed_at(kind, part, measured, reference, tolerance) for name, part in (parts or {}).items()
+                name: noticed_at(kind, part, measured, reference, tolerance, told)
+                for name, part in (parts or {}).items()
             },
         )  # fmt: skip
         self._keep(record)
@@ -344,7 +350,8 @@ def _order(name: str) -> tuple[int, int]:
 
 
 def _kind_of_twin(kind: Kind, twin: Twin, measured: np.ndarray) -> str:
-    """ "null": an observation's twin that has no effect at all: the same thing twice, a mean that telescopes."""
+    if isinstance(twin, SameTwice):
+        return "same"
     if kind == "observation" and abs(measured.sum()) < 1e-9 * max(1.0, np.ptp(measured)):
         return "null"
     return "formula" if isinstance(twin, WrongFormula) else "hypothesis"

@@ -90,7 +90,7 @@ def directions_of(
     kind: Kind, measured: np.ndarray, reference: np.ndarray, tolerance: float
 ) -> dict[str, float | None]:  # fmt: skip
     """In each direction the factor, above one, by which the reference may be wrong before the check fails; None where
-    it never does. Empty if no factor is noticed (a reference of zero).
+    it never does. Empty where a factor means nothing: a reference of zero, signs, counts, truth values.
 
     A bound that is too large holds, so that only one that is too small can be noticed (a negative one: too negative).
     """
@@ -105,6 +105,8 @@ def directions_of(
             if not slope:
                 return {}
             return {"too steep": float(high / slope), "too flat": float(slope / low) if low > 0 else None}
+        if not tolerance and (reference == np.round(reference)).all():
+            return {}
         known = reference != 0
         room, off = tolerance * np.maximum(1.0, np.abs(reference)), np.sign(reference) * (measured - reference)
         larger, smaller = (((room + sign * off) / np.abs(reference))[known] for sign in (1, -1))
@@ -119,21 +121,21 @@ def directions_of(
 
 def noticed_at(
     kind: Kind, part: Callable[[float], tuple] | np.ndarray, measured: np.ndarray, reference: np.ndarray,
-    tolerance: float,
+    tolerance: float, told: np.ndarray | slice,
 ) -> float | None:  # fmt: skip
-    """The first of `FACTORS` by which a part of the right side can be too small before the check fails, if one is."""
+    """The first of `FACTORS` by which a part of the right side can be too small before the check fails in one of the
+    trials `told`, if one is.
+    """
     for factor in FACTORS:
         again = part(factor) if callable(part) else (measured, reference - np.ravel(part) * (1 - 1 / factor))
-        if (compared(kind, *again, tolerance)[2] < 0).any():
+        if (compared(kind, *again, tolerance)[2][told] < 0).any():
             return float(factor)
     return None
 
 
-def tightness_of(measured: np.ndarray, reference: np.ndarray, probability: bool) -> np.ndarray:
-    """reference / measured where that is a number, and a bound on a probability says anything."""
+def tightness_of(measured: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """reference / measured where that is a number."""
     usable = (measured > 0) & np.isfinite(measured) & np.isfinite(reference)
-    if probability:
-        usable &= reference < 1
     return reference[usable] / measured[usable]
 
 
