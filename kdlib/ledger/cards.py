@@ -17,6 +17,7 @@ from kdlib.ledger.statements import STATEMENTS
 if TYPE_CHECKING:
     from kdlib.ledger.checks import Record
 
+NO_EFFECT = ("null", "same")  # kinds of an observation's twin
 GREEK = {"sigma": "σ", "rho": "ρ", "pi": "π", "gamma": "γ"}
 STATES = ("holds", "for", "against", "undecided", "vacuous")  # a page's style gives each a mark and a colour
 
@@ -66,10 +67,8 @@ def _facts(record: Record) -> list[str]:
         facts.append(f"{unit}[{low}, {high}], claimed above {number(record.reference['min'])}")
     elif record.trials > 1:
         facts.append(count(record.trials))
-    if record.outcome in ("", "for") and record.twin["kind"] not in (
-        "null",
-        "same",
-    ):  # beside no effect a twin tells nothing
+    without_effect = record.twin["kind"] in NO_EFFECT
+    if record.outcome in ("", "for") and not without_effect:
         name = "wrong formula" if record.twin["kind"] == "formula" else "twin"
         facts.append(f"{name} fails" if record.twin["failed"] else f"{name.upper()} PASSES")
     if record.kind != "observation":
@@ -104,7 +103,7 @@ def _body(record: Record) -> str:
 def _twin(record: Record) -> str:
     """What the check's twin broke, and that it failed."""
     broken = marked(record.twin["broken"])
-    if record.twin["kind"] in ("null", "same"):
+    if record.twin["kind"] in NO_EFFECT:
         how = "is zero by construction" if record.twin["kind"] == "same" else "is zero"
         return f"Where there should be nothing to see ({broken}) the effect {how}."
     if record.twin["kind"] == "formula":
