@@ -222,6 +222,11 @@ def test_blocks_are_of_one_teacher_s_students():
     assert found.freedom == 2 and found.p == pytest.approx(ttest_1samp(found.differences, 0)[1])
     (one,) = contrasts.evaluate([contrast()], given + labels)
     assert one.freedom == 10  # the labels' students are no treatment
+    alone = [{**row, "method": "self"} for row in labels]  # their teachers are baselines, each another one
+    (beside,), (without,) = (contrasts.evaluate([contrast()], found) for found in (given + alone, given))
+    assert beside.interval == without.interval and beside.freedom == without.freedom == 10
+    of_self = replace(contrast(), second={"method": "self"})
+    assert contrasts.evaluate([of_self], given + alone)[0].freedom == 2
     teachers = contrast(by=("data", "network"))
     assert contrasts.evaluate([teachers], given)[0].freedom == 2
 

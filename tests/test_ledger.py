@@ -40,7 +40,7 @@ def test_sound_checks_pass_and_are_recorded(ledger, tmp_path):
     assert [record.verdict for record in records] == [
         "identity to 1e-09",
         "holds, with slack; vacuous in 50 % of trials",
-        "rate as predicted",
+        "prediction in the interval",
         "for",
     ]
     assert all(record.passed and record.twin["failed"] for record in records)

@@ -9,8 +9,8 @@ or two bounds that are both at one.
 Three seeds alone would decide next to nothing: their spread is known to a factor of two. Seeds are therefore blocks and
 all students of one teacher treatments; what is left of the rows of `runs` without the means of both is the error of
 every contrast between them. It is assumed to be the same for all of them; X0 counts how often that test is wrong.
-Students of the labels, or of another teacher, do not share the teacher's chance: contrasts with them have the spread of
-their own differences, and of few seeds decide little.
+Students of the labels, of themselves, or of another teacher, do not share the teacher's chance: contrasts with them
+have the spread of their own differences, and of few seeds decide little.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _SIZE = {"runs": "train_examples", "along": "points", "terms": "examples"}  # th
 _ALONG = ("train_examples", "ridge")
 _RECIPE = ("epochs", "batch_size", "learning_rate", "optimiser", "augment", "precision")
 CASE = ("data", "noise", "teacher_network", "network")
+WITHOUT = ("baseline", "self")  # ways of supervision without the teacher of the others: of the labels, of a baseline
 TREATMENT = ("method", "temperature", "soft_ratio", "teacher_share", "pair", "half")
 
 
@@ -300,7 +301,7 @@ def false_alarms(evidence: Sequence[Evidence], *, delta: float = 0.05) -> tuple[
 def _of_one_teacher(contrast: Contrast) -> bool:
     """Whether both kinds are students of the table `runs` that have their teacher in common."""
     kinds = (contrast.first, contrast.second)
-    alone = any(kind.get("method") == "baseline" for kind in kinds)
+    alone = any(kind.get("method") in WITHOUT for kind in kinds)
     return contrast.table == "runs" and not alone and {"noise", "teacher_network"} <= set(contrast.by)
 
 
@@ -358,7 +359,7 @@ def _blocks(contrast: Contrast, case: tuple, rows: Rows, seeds: Sequence[float])
     about = dict(zip(contrast.by, case, strict=True))
     found: dict[tuple, dict[float, Mapping[str, Any]]] = {}
     for row in rows:
-        if row["method"] == "baseline" or row.get(contrast.metric) is None:
+        if row["method"] in WITHOUT or row.get(contrast.metric) is None:
             continue
         if all(row[name] == about[name] for name in CASE):
             found.setdefault(tuple(row.get(name) for name in TREATMENT), {})[row["seed"]] = row

@@ -80,7 +80,7 @@ def verdict_of(kind: Kind, tolerance: float, vacuous: float | None) -> str:
             return f"equal within {tolerance:g}"
         return f"identity to {tolerance:.0e}" if tolerance else "identity, exact"
     if kind == "rate":
-        return "rate as predicted" + (f", to within {tolerance:g}" if tolerance else "")
+        return "prediction in the interval" + (f", widened by {tolerance:g}" if tolerance else "")
     if vacuous == 1:
         return VACUOUS
     return "holds, with slack" + (f"; vacuous in {100 * vacuous:.0f} % of trials" if vacuous else "")
