@@ -47,12 +47,22 @@ class Wide(nn.Module):
         return nn.Dense(3)(jnp.tanh(nn.Conv(32, (3, 3))(x)).mean(axis=(1, 2)))
 
 
+class Normalised(nn.Module):
+    """A convolution with batch normalisation: a ResNet's parts, compiled in a tenth of its time."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(use_running_average=True)(nn.Conv(4, (3, 3), strides=2, use_bias=False)(x))
+        return nn.Dense(3)(nn.relu(x).mean(axis=(1, 2)))
+
+
 NETWORKS = {
     "perceptron": (Perceptron((16, 8), 3), (6, 6, 1)),
     "strided": (SmallConvolutional((4, 8), 16, 4), (12, 12, 2)),
     "lenet": (LeNet(outputs=3), (28, 28, 1)),
     "resnet": (ResNet(1, 4, normalised=False, outputs=3), (8, 8, 3)),
     "resnet with normalisation": (ResNet(1, 4, outputs=3), (8, 8, 3)),
+    "normalised": (Normalised(), (8, 8, 3)),
     "outside the structured set": (Depthwise(), (8, 8, 3)),
     "positions": (Sequence(), (2, 50)),
     "wide": (Wide(), (4, 4, 32)),
@@ -84,8 +94,10 @@ def by_jacobian(network, params, x):
     return np.einsum("icp,jdp->icjd", rows, rows)
 
 
-# The ResNet with normalisation compiles no less than the one without.
-@pytest.mark.parametrize("name", slow_but("perceptron", [name for name in NETWORKS if name != "resnet"]))
+# The ResNet with normalisation compiles no less than the one without, and has all of the smaller one's layers.
+@pytest.mark.parametrize(
+    "name", slow_but("perceptron", [name for name in NETWORKS if name not in ("resnet", "normalised")])
+)
 def test_gram_is_that_of_the_jacobian(name):
     network, params, x = example(name)
     expected = by_jacobian(network, params, x)
@@ -331,7 +343,7 @@ def test_what_an_operator_cannot_do_is_refused():
     assert product.rows([]).shape == (0, 15)
 
 
-@pytest.mark.parametrize("name", slow_but("perceptron", ["resnet with normalisation", "positions", "perceptron"]))
+@pytest.mark.parametrize("name", slow_but("perceptron", ["normalised", "positions", "perceptron"]))
 def test_operator_is_the_gram(name, rng):
     network, params, x = example(name, n=7)
     gram = empirical_ntk(network, params, x)
