@@ -1,4 +1,4 @@
-"""The empirical NTK: against plain Jacobians and neural-tangents, blocked, sharded; what is refused; the operator."""
+"""The empirical NTK: against plain Jacobians and neural-tangents, blocked, sharded; what is refused."""
 
 import importlib
 import os
@@ -11,78 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_networks import NETWORKS, example, slow_but
 
 from kdlib.kernels import CrossExampleError, empirical_ntk, explain, ntk_operator
-from kdlib.kernels.finite import features, operator, prepared
-from kdlib.training.networks import LeNet, Perceptron, ResNet, SmallConvolutional
+from kdlib.kernels.finite import features, prepared
+from kdlib.training.networks import LeNet
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class Depthwise(nn.Module):
-    """Layers outside the structured set: grouped, dilated and transposed convolutions, a weight used twice, a norm."""
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.gelu(nn.Conv(6, (3, 3), feature_group_count=3, kernel_dilation=2)(x))
-        x = nn.LayerNorm()(x)
-        x = nn.ConvTranspose(4, (2, 2), strides=(2, 2))(x).mean(axis=(1, 2))
-        shared = nn.Dense(4)
-        return nn.Dense(3, use_bias=False)(jnp.tanh(shared(jnp.tanh(shared(x)))))
-
-
-class Sequence(nn.Module):
-    """Dense layers over positions, few of them: contracted by pairs of positions."""
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(2)(jnp.tanh(nn.Dense(40)(x)).mean(axis=1))
-
-
-class Wide(nn.Module):
-    """A convolution with many more weights than positions, whose gradients are made late."""
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(3)(jnp.tanh(nn.Conv(32, (3, 3))(x)).mean(axis=(1, 2)))
-
-
-class Normalised(nn.Module):
-    """A convolution with batch normalisation: a ResNet's parts, compiled in a tenth of its time."""
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.BatchNorm(use_running_average=True)(nn.Conv(4, (3, 3), strides=2, use_bias=False)(x))
-        return nn.Dense(3)(nn.relu(x).mean(axis=(1, 2)))
-
-
-NETWORKS = {
-    "perceptron": (Perceptron((16, 8), 3), (6, 6, 1)),
-    "strided": (SmallConvolutional((4, 8), 16, 4), (12, 12, 2)),
-    "lenet": (LeNet(outputs=3), (28, 28, 1)),
-    "resnet": (ResNet(1, 4, normalised=False, outputs=3), (8, 8, 3)),
-    "resnet with normalisation": (ResNet(1, 4, outputs=3), (8, 8, 3)),
-    "normalised": (Normalised(), (8, 8, 3)),
-    "outside the structured set": (Depthwise(), (8, 8, 3)),
-    "positions": (Sequence(), (2, 50)),
-    "wide": (Wide(), (4, 4, 32)),
-}
-
-
-def slow_but(quick, names):
-    """The names as parameters, all but one of them marked slow."""
-    return [name if name == quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-def example(name, n=5):
-    """Network, float64 parameters (statistics not at their initial values) and inputs."""
-    network, shape = NETWORKS[name]
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(n, *shape))
-    params = network.init(jax.random.key(1), jnp.asarray(x[:1]))
-    leaves, tree = jax.tree.flatten(params)
-    leaves = [leaf + 0.1 * np.abs(rng.normal(size=leaf.shape)) for leaf in leaves]
-    return network, jax.tree.unflatten(tree, leaves), x
 
 
 def by_jacobian(network, params, x):
@@ -325,72 +260,6 @@ def test_networks_and_parameters_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"params must be finite in float64; an array of shape \(8,\)"):
         diverged = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.shape == (8,) else leaf, params)
         ntk_operator(network, diverged, x)
-
-
-def test_what_an_operator_cannot_do_is_refused():
-    network, params, x = example("perceptron")
-    for batch, error in ((0, ValueError), (1.5, TypeError)):
-        with pytest.raises(error, match="batch must be"):
-            ntk_operator(network, params, x, batch=batch)
-    product = ntk_operator(network, params, x)
-    with pytest.raises(ValueError, match=r"v must have shape \(15,\) or \(5, 3\), not \(3, 5\)"):
-        product(np.ones((3, 5)))
-    with pytest.raises(ValueError, match="v must be finite"):
-        product(np.full(15, np.nan))
-    for examples in ([5], [0, -1]):
-        with pytest.raises(ValueError, match=r"examples must be an integer in 0\.\.4"):
-            product.rows(examples)
-    assert product.rows([]).shape == (0, 15)
-
-
-@pytest.mark.parametrize("name", slow_but("perceptron", ["normalised", "positions", "perceptron"]))
-def test_operator_is_the_gram(name, rng):
-    network, params, x = example(name, n=7)
-    gram = empirical_ntk(network, params, x)
-    c = gram.shape[1]
-    flat = gram.reshape(7 * c, 7 * c)
-    product = ntk_operator(network, params, x, batch=3)
-    v = rng.normal(size=(7, c))
-    scale = np.abs(flat).max()
-    assert product.shape == flat.shape
-    np.testing.assert_allclose(product(v), (flat @ v.ravel()).reshape(7, c), atol=1e-12 * scale * 7 * c)
-    np.testing.assert_allclose(product(v.ravel()), flat @ v.ravel(), atol=1e-12 * scale * 7 * c)
-    np.testing.assert_allclose(product.diagonal.ravel(), np.diag(flat), rtol=1e-12)
-    np.testing.assert_allclose(product.trace, np.trace(flat), rtol=1e-12)
-    np.testing.assert_allclose(
-        product.rows([5, 0]), flat.reshape(7, c, -1)[[5, 0]].reshape(2 * c, -1), atol=1e-13 * scale
-    )
-    assert product.products == 2
-
-
-def test_operator_of_a_layer_with_its_own_derivative(rng):
-    @jax.custom_vjp
-    def clipped(x):
-        return jnp.tanh(x)
-
-    clipped.defvjp(lambda x: (jnp.tanh(x), x), lambda x, cotangent: (cotangent * (1 - jnp.tanh(x) ** 2),))
-    x = rng.normal(size=(6, 4))
-    params = {"first": jnp.asarray(rng.normal(size=(4, 5))), "second": jnp.asarray(rng.normal(size=(5, 2)))}
-
-    def network(params, x):
-        return clipped(x @ params["first"]) @ params["second"]
-
-    gram = empirical_ntk(network, params, x).reshape(12, 12)
-    v = rng.normal(size=12)
-    np.testing.assert_allclose(ntk_operator(network, params, x, batch=4)(v), gram @ v, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.slow
-def test_operator_divides_batches_whose_gradients_do_not_fit(monkeypatch):
-    network, params, x = example("outside the structured set", n=7)
-    whole = ntk_operator(network, params, x, batch=5)
-    parts = ntk_operator(network, params, x, batch=5)
-    expected, rows = whole.diagonal, whole.rows([1, 6])
-    memory = parts._engine.plan.memory
-    monkeypatch.setattr(operator, "FEATURE_BYTES", 2 * (memory.features + memory.late))
-    assert len(list(parts._parts("test"))) == 6
-    np.testing.assert_allclose(parts.diagonal, expected, rtol=1e-12)
-    np.testing.assert_allclose(parts.rows([1, 6]), rows, atol=1e-12 * np.abs(rows).max())
 
 
 SHARDED = """
