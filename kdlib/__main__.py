@@ -7,9 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from kdlib.choice import choose
+from kdlib.tools.files import read_array
 
 EXAMPLE = """\
 Three kinds of files say everything: the student's kernel on n examples that it has not been trained on, their labels,
@@ -27,19 +26,6 @@ ranks early and late at both temperatures and soft ratios by how often the stude
 shown, and says which of them cannot be told from the best. The lines end with what the theory knows of each: errors
 of the teacher that the labels correct, supervision complexity (one is as hard as noise), its growth with n.
 """
-
-
-def array(path: str) -> np.ndarray:
-    """Of a `.npy` file; nothing is unpickled. ValueError, with the file's name."""
-    try:
-        found = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise ValueError(f"no file {path}") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is not an array of numbers saved by numpy.save: {error}") from None
-    if not isinstance(found, np.ndarray):
-        raise ValueError(f"{path} holds several arrays: save one with numpy.save")
-    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,8 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         names = given.teachers
     try:
         found = choose(
-            array(given.gram), {name: array(path) for name, path in zip(names, given.teachers, strict=True)},
-            array(given.labels), temperatures=given.temperatures, soft_ratios=given.soft_ratios,
+            read_array(given.gram), {name: read_array(path) for name, path in zip(names, given.teachers, strict=True)},
+            read_array(given.labels), temperatures=given.temperatures, soft_ratios=given.soft_ratios,
             temperature_scaling=given.temperature_scaling,
         )  # fmt: skip
     except (ValueError, TypeError) as error:

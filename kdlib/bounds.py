@@ -160,7 +160,7 @@ def in_common(first, second) -> int:
     and nobody the inputs that it is judged on. Zero where that is so.
     """
     first, second = real_array("first", first), real_array("second", second)
-    if first.ndim == 0 or first.shape[1:] != second.shape[1:]:
+    if not (first.ndim and second.ndim) or first.shape[1:] != second.shape[1:]:
         raise ValueError(f"inputs of one shape are compared, not {first.shape[1:]} and {second.shape[1:]}")
     seen = {one.tobytes() for one in second + 0.0}  # a zero has one sign
     return sum(one.tobytes() in seen for one in first + 0.0)

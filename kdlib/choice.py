@@ -188,6 +188,11 @@ def choose(
     if LABELS in teachers:
         raise ValueError(f"no teacher can be called {LABELS!r}: that is the student without one")
     level = number("level", level, above=0, below=1)
+    temperatures, soft_ratios = tuple(temperatures), tuple(soft_ratios)
+    if not temperatures or not soft_ratios:
+        raise ValueError("temperatures and soft_ratios must have one entry at least: there is nothing to try")
+    if len(set(map(str, teachers))) < len(teachers):
+        raise ValueError(f"two teachers have the same name as text: {', '.join(map(repr, teachers))}")
     named = {str(name): logits_and_labels(real_array(str(name), logits), labels, name=str(name))
              for name, logits in teachers.items()}  # fmt: skip
     if len({logits.shape for logits, _ in named.values()}) > 1:
@@ -213,16 +218,14 @@ def choose(
     wrong = _wrong(said, labels)
     complexity, growth = _complexities(gram, spectrum, targets)
     errors = wrong.sum(axis=0)
-    own = [
-        0.0 if row[0] == LABELS else _wrong(named[row[0]][0].reshape(n, 1, outputs), labels).mean() for row in settings
-    ]
-    order = np.lexsort((own, errors))
+    of_one = lambda outputs_of: _wrong(outputs_of.reshape(n, 1, outputs), labels)[:, 0]
+    own = {LABELS: np.zeros(n, bool), **{name: of_one(logits) for name, (logits, _) in named.items()}}
+    order = np.lexsort(([own[row[0]].sum() for row in settings], errors))
     p_values = _against(wrong, order[0])
     found = []
     for i in order:
         name, temperature, ratio, goal = settings[i]
-        teacher_wrong = _wrong(named[name][0].reshape(n, 1, outputs), labels)[:, 0] if ratio else np.zeros(n, bool)
-        right = ~_wrong(goal.reshape(n, 1, outputs), labels)[:, 0]
+        teacher_wrong, right = own[name], ~of_one(goal)
         low, high = clopper_pearson(int(errors[i]), n)
         found.append(
             Candidate(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from kdlib.labels.effective import minimiser
 from kdlib.labels.loss import DistillationLoss, TemperatureScaling
-from kdlib.margin import MarginBound, margin_bound
+from kdlib.margin import MarginBound, achieved_margins, margin_bound
 from kdlib.path import interpolation_path
 from kdlib.tools.arrays import integer, logits_and_labels, number, real_array
+from kdlib.tools.files import read_array
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,12 @@ def difficulty(
     )
     norms = np.cumsum(np.sum(coefficients**2, axis=2), axis=0)[width - 1 :: width].T  # (targets, examples)
     teacher, noise, half = norms[0, sizes - 1], norms[2:, sizes - 1], n // 2
-    wrong, still = logits.argmax(1) != labels, effective.argmax(1) != labels
+    if not norms[0, half - 1]:
+        raise ValueError(
+            "the teacher says the same about every class of each of the first half of the examples, so that nothing "
+            "grows: give the examples in a random order"
+        )
+    wrong, still = achieved_margins(logits, labels) <= 0, achieved_margins(effective, labels) <= 1e-12
     return Difficulty(
         examples=n, outputs=c, teacher_error=float(wrong.mean()),
         corrected=float((wrong & ~still).sum() / max(wrong.sum(), 1)), spoiled=float((~wrong & still).mean()),
@@ -160,14 +165,7 @@ def read_logits(path: str | Path, examples: int) -> np.ndarray:
     `(examples, C)` float64. Nothing is unpickled; rows that do not fit or are not finite are refused.
     """
     path = Path(path)
-    if not path.exists():
-        raise ValueError(f"no file {path}: save the logits with numpy.save, or as comma-separated text")
-    try:
-        found = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
-    except (ValueError, OSError, EOFError, SyntaxError, MemoryError, tokenize.TokenError) as error:
-        raise ValueError(f"{path} is not an array of numbers: {error}") from None
-    if not isinstance(found, np.ndarray):
-        raise ValueError(f"{path} holds several arrays: save the logits alone, with numpy.save")
+    found = read_array(path) if path.suffix == ".npy" else read_array(path, text=True)
     if found.ndim != 2 or len(found) != examples or not np.issubdtype(found.dtype, np.floating):
         raise ValueError(
             f"{path} holds {found.dtype} of shape {found.shape}, not ({examples}, C) floating-point logits"

@@ -20,6 +20,7 @@ from kdlib.tools.arrays import (
     instance,
     integer,
     logits_and_labels,
+    not_negative,
     number,
     positive_spectrum,
     real_array,
@@ -127,7 +128,7 @@ def flow_filter(eigenvalues, times) -> np.ndarray:
     """`1 - exp(-t lambda)`: how much of each mode gradient flow on the squared loss has learnt (O1), `(times,
     modes)`.
     """
-    return -np.expm1(-np.multiply.outer(real_array("times", times), real_array("eigenvalues", eigenvalues)))
+    return -np.expm1(-np.multiply.outer(not_negative("times", times), not_negative("eigenvalues", eigenvalues)))
 
 
 def descent_filter(eigenvalues, steps, learning_rate: float) -> np.ndarray:
@@ -142,7 +143,7 @@ def online_filter(scaled_time, ratio: float = 1.0) -> np.ndarray:
     The teacher is trained along, from zero, on the same kernel and `ratio` times as fast:
     `h_on = 1 - (r e^{-x} - e^{-r x}) / (r - 1)`, and `1 - (1 + x) e^{-x}` at `r = 1`.
     """
-    x = real_array("scaled_time", scaled_time)
+    x = not_negative("scaled_time", scaled_time)
     ratio = number("ratio", ratio, above=0)  # of the teacher's learning rate to the student's
     return -np.expm1(-x) - x * _divided_difference(x, ratio * x)
 
@@ -260,7 +261,7 @@ def early_stopped(gram, labels, times) -> np.ndarray:
     `(len(times), n)`. At a new input the output is `k(x, X) K^{-1} g_t`.
     """
     eigenvalues, modes, labels = _spectrum("gram", gram, labels)
-    times = real_array("times", times, ndim=1)
+    times = not_negative("times", times, ndim=1)
     return (flow_filter(eigenvalues, times) * (modes.T @ labels)) @ modes.T
 
 
@@ -276,7 +277,7 @@ def online_student(gram, teacher_gram, labels, times) -> np.ndarray:
     """
     rates, modes, labels = _spectrum("gram", gram, labels)
     teacher_rates, teacher_modes, _ = _spectrum("teacher_gram", teacher_gram, labels)
-    times = real_array("times", times, ndim=1)
+    times = not_negative("times", times, ndim=1)
     overlap = (modes.T @ teacher_modes) * (teacher_modes.T @ labels)
     outputs = flow_filter(rates, times) * (modes.T @ labels)
     for row, t in zip(outputs, times, strict=True):
@@ -297,7 +298,9 @@ def _whole(steps) -> np.ndarray:
 
 
 def _stepped(eigenvalues, learning_rate: float) -> np.ndarray:
-    eigenvalues = real_array("eigenvalues", eigenvalues)
+    eigenvalues = not_negative("eigenvalues", eigenvalues)
+    if not eigenvalues.size:
+        raise ValueError("eigenvalues is empty: there is no mode to learn")
     largest = eigenvalues.max()
     if not 0 < number("learning_rate", learning_rate) * largest < 2:
         raise ValueError(f"learning_rate must lie between 0 and 2 / (largest eigenvalue) = {2 / largest:.3g}")

@@ -81,7 +81,7 @@ class MarginBound:
 
 
 def margin_bound(
-    gram, values, labels, *, margins, delta: float, norm: float | None = None, offset=0.0, unit: float = 1.0,
+    gram, values, labels, *, margins, delta: float, norm: float | None = None, offset=None, unit: float = 1.0,
     choices: int = 1, constant_diagonal: bool = False,
 ) -> MarginBound:  # fmt: skip
     """S3 for two classes, S5 for several: a bound on the error of a student, each term returned separately.
@@ -92,7 +92,7 @@ def margin_bound(
     Parameters
     ----------
     gram
-        `(n, n)`, or `(nC, nC)` for a kernel across outputs; only its trace enters if `norm` is given.
+        `(n, n)`, or `(nC, nC)` for a kernel across outputs; of it only the trace enters the bound if `norm` is given.
     values
         the student's outputs on the sample: `(n,)`, or `(n, C)` for `C` classes.
     labels
@@ -105,7 +105,8 @@ def margin_bound(
         `||f - f_0||` in the kernel's space. None: that of the interpolant of `values - offset`, by the supervision
         complexity (S1); a student that does not interpolate has a smaller one.
     offset
-        `f_0` on the sample, of the shape of `values`, or a number; used only where `norm` is None. `values` include it.
+        `f_0` on the sample, of the shape of `values`, or a number; zero if it is not given. `values` include it. Given
+        together with `norm` it lets a norm be refused that is too small for `values - offset`.
     unit
         `B_0`: the norm is paid for in whole multiples of it.
     choices
@@ -132,16 +133,17 @@ def margin_bound(
     if constant_diagonal and np.ptp(diagonal) > 1e-9 * np.abs(diagonal).max():
         raise ValueError("constant_diagonal: the diagonal of this gram is not constant; normalise the kernel")
     trace = float(diagonal.sum()) * (outputs if len(diagonal) == n else 1)
+    start = np.zeros(()) if offset is None else real_array("offset", offset)
+    if start.shape not in ((), values.shape):
+        raise ValueError(f"offset must be a number or have the shape of values, {values.shape}, not {start.shape}")
+    moved = values - start
     if norm is None:
-        norm = float(np.sqrt(supervision_complexity(gram, values - real_array("offset", offset)).value))
+        norm = float(np.sqrt(supervision_complexity(gram, moved).value))
     norm = number("norm", norm, least=0)
+    if offset is not None:
+        _check_norm(norm, moved if len(gram) == n else moved.ravel(), gram)
     level = max(1, int(np.ceil(norm / unit - 1e-12)))
-    if values.ndim == 1:
-        achieved, factor = labels * values, 2
-    else:
-        true = np.take_along_axis(values, labels[:, None], axis=1)[:, 0]
-        others = np.where(np.arange(outputs) == labels[:, None], -np.inf, values)
-        achieved, factor = true - others.max(axis=1), 4
+    achieved, factor = achieved_margins(values, labels), 2 if values.ndim == 1 else 4
     count = (1 if constant_diagonal else 2) * level * (level + 1) * len(margins) * choices
     return MarginBound(
         margins=margins,
@@ -152,6 +154,26 @@ def margin_bound(
         level=level,
         delta=delta,
     )
+
+
+def achieved_margins(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """`(n,)`: by how much the label's output is above the others (S5); of signs, `labels * values` (S3). An example is
+    wrong where it is not positive."""
+    if values.ndim == 1:
+        return labels * values
+    true = np.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+    others = np.where(np.arange(values.shape[1]) == labels[:, None], -np.inf, values)
+    return true - others.max(axis=1)
+
+
+def _check_norm(norm: float, moved: np.ndarray, gram: np.ndarray) -> None:
+    """ValueError if no function of this norm moves so far: `||v||^4 <= norm^2 v' K v` by Cauchy-Schwarz."""
+    square, reach = float(np.sum(moved**2)), float(np.sum(moved * (gram @ moved)))
+    if square > (1 + 1e-6) * norm * np.sqrt(max(reach, 0.0)):
+        raise ValueError(
+            f"norm {norm:g} is too small: under this kernel no function of that norm takes the values less the offset, "
+            "which need " + (f"{square / np.sqrt(reach):g} at least" if reach > 0 else "another kernel")
+        )
 
 
 @dataclass(frozen=True)
@@ -189,20 +211,20 @@ def distillation_bound(
     gram, values, margins, **options
         as in `margin_bound`.
     teacher_logits
-        `(n,)` for two classes, `(n, C)` for several: what the teacher says about the sample.
+        of the shape of `values`: what the teacher says about the sample.
     teacher_errors, teacher_trials
         the teacher's errors on an independent, labelled sample: neither its training set nor this one.
     teacher_saw_these_examples
         whether the teacher, its stopping time or its temperature was fitted on the `n` examples. If so the bound does
         not hold (the chapter has a counterexample), and this is an error.
     """
-    if teacher_saw_these_examples is not False:
+    if not isinstance(teacher_saw_these_examples, (bool, np.bool_)) or teacher_saw_these_examples:
         raise ValueError(
             "S4 needs a teacher that is independent of these examples, its stopping time and temperature included. For "
             "a teacher fitted on them, bound the student against the true labels: "
             "margin_bound(gram, values, labels, ...)"
         )
-    teacher = real_array("teacher_logits", teacher_logits, ndim=(1, 2))
+    teacher = real_array("teacher_logits", teacher_logits, shape=np.shape(values))
     decisions = np.where(teacher > 0, 1.0, -1.0) if teacher.ndim == 1 else teacher.argmax(axis=1)
     upper = float(clopper_pearson(teacher_errors, teacher_trials, delta)[1])  # one-sided at delta / 2
     return DistillationBound(upper, margin_bound(gram, values, decisions, margins=margins, delta=delta / 2, **options))

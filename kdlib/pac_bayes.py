@@ -188,12 +188,16 @@ def least_certificate(
     gram = gram_matrix("gram", gram)
     n = len(gram)
     given = real_array("labels", labels, shape=(n,))
+    if (given == 1).all() and prior is None:
+        raise ValueError("labels are all 1, of two classes or of several: give a prior mean of their shape, zeros do")
     start = np.zeros(n if np.any(given == -1) else (n, max(2, int(given.max()) + 1)))
     start, labels = logits_and_labels(start if prior is None else prior, labels, name="prior")
     start = _centred(start)
     steps = integer("steps", steps, least=1)
     margins, diagonal = _margins(margins), np.diag(gram)
     scales = (1.0,) if prior is None else tuple(number("prior_scales", scale, above=0) for scale in prior_scales)
+    if not scales:
+        raise ValueError("prior_scales must hold one scale at least")
     entropy = _entropy(n, delta, choices * len(margins) * len(scales))
     root = cholesky(gram + 1e-10 * diagonal.mean() * np.eye(n), lower=True)
 

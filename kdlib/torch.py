@@ -70,7 +70,7 @@ def gram(
             raise ValueError(f"outputs must be (n, C) or (n,), not {shape} for one example: say which by `outputs`")
         return said[0]
 
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # a part of it may be frozen
     model.eval()
     try:
         with torch.no_grad():
@@ -107,7 +107,8 @@ def gram(
                     kernel[columns, rows] = part.T
                     bar.update()
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
     if not np.isfinite(kernel).all():
         raise ValueError("the kernel is not finite: the model's parameters or the inputs are not")
     return kernel.reshape((n, *shape, n, *shape))

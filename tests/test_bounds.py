@@ -119,6 +119,8 @@ def test_mean_interval_covers_and_counts_both_sources():
         for _ in range(500)
     ]
     assert np.mean([low <= 0.0 <= high for low, high in crossed]) > 0.94
+    few = [bounds.mean_interval(rng.normal(size=(2, 1)) + 0.3 * rng.normal(size=(2, 30))) for _ in range(500)]
+    assert np.mean([low <= 0.0 <= high for low, high in few]) > 0.93  # with the seeds' degrees of freedom: 0.71
     with pytest.raises(ValueError, match="two seeds at least"):
         bounds.mean_interval([1.0])
 

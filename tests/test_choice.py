@@ -129,6 +129,9 @@ def test_against_the_best_is_mcnemars_test():
         (dict(soft_ratios=(0.0,)), "soft"),
         (dict(temperatures=(0.0,), soft_ratios=(0.5,)), "temperature"),
         (dict(level=0.0), "level"),
+        (dict(temperatures=()), "one entry at least"),
+        (dict(soft_ratios=()), "one entry at least"),
+        (dict(teachers={1: np.zeros((60, 3)), "1": np.zeros((60, 3))}), "same name"),
     ],
 )
 def test_wrong_input(changes, message):
@@ -157,9 +160,12 @@ def test_command_line(tmp_path):
     assert shown.returncode == 0 and shown.stdout.strip() == str(expected)
     parsed = json.loads(run(*files, "--json", folder=tmp_path).stdout)
     assert parsed["advice"] and {row["teacher"] for row in parsed["candidates"]} == {"good", "poor", LABELS}
+    whole = (tmp_path / "good.npy").read_bytes()
+    (tmp_path / "header.npy").write_bytes(whole[:10] + b"{'descr': (" + whole[21:])
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    for wrong, message in (("missing.npy", "no file"), ("broken.npy", "broken.npy"), ("objects.npy", "objects.npy")):
+    files = ("broken.npy", "objects.npy", "header.npy")
+    for wrong, message in (("missing.npy", "no file"), *zip(files, files, strict=True)):
         refused = run("gram.npy", "labels.npy", wrong, folder=tmp_path)
         assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
     assert "numpy.save" in run("--help", folder=tmp_path).stdout

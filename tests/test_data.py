@@ -114,6 +114,10 @@ def test_normalisations():
         (dict(name="fashion-mnist", sizes={"train": 2.5}), "number of images"),
         (dict(name="fashion-mnist", normalisation="whiten"), "normalisation"),
         (dict(name="fashion-mnist", sizes={"test": 5}, normalisation="standard"), "training split"),
+        (dict(name="fashion-mnist", sizes={"train": 0, "test": 5}, normalisation="standard"), "training split"),
+        (dict(name="fashion-mnist", sizes={"train": "ten"}), "number of images"),
+        (dict(name="fashion-mnist", classes=(1.0, 2.5)), "no class 1.0"),
+        (dict(name="fashion-mnist", classes=(True, False)), "no class True"),
         (dict(name="fashion-mnist", image_size=(8, 8)), "own size"),
     ],
 )

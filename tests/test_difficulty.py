@@ -59,6 +59,12 @@ def test_misuse_is_refused():
             difficulty(GRAM, SMOOTH, LABELS, **options)
     with pytest.raises(ValueError, match="nothing to learn"):
         difficulty(GRAM, np.zeros_like(SMOOTH), LABELS)
+    silent = SMOOTH.copy()
+    silent[: len(silent) // 2] = 0
+    with pytest.raises(ValueError, match="random order"):
+        difficulty(GRAM, silent, LABELS)
+    silent = np.random.default_rng(0).permutation(silent)  # where it says nothing it is wrong, as for `choose`
+    assert difficulty(GRAM, silent, LABELS).teacher_error >= 0.5
     outputs = SMOOTH.shape[1]
     with pytest.raises(ValueError, match="gram must be"):  # of the right size, in another order
         difficulty(np.zeros((outputs, len(LABELS), outputs, len(LABELS))), SMOOTH, LABELS)

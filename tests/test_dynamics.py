@@ -118,6 +118,14 @@ def test_closed_forms_refuse_what_has_no_sense():
         online_descent_filter([1.0], [3], 0.6, ratio=4.0)
     with pytest.raises(ValueError, match="ratio"):
         online_filter(1.0, 0.0)
+    for call in (
+        lambda: early_stopped(np.eye(2), np.ones(2), [-5.0]), lambda: online_filter(-1.0),
+        lambda: online_student(np.eye(2), np.eye(2), np.ones(2), [-5.0]), lambda: descent_filter([-3.0, 1.0], [3], 0.1),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="must not be negative"):
+            call()
+    with pytest.raises(ValueError, match="empty"):
+        descent_filter([], [3], 0.1)
 
 
 @pytest.mark.parametrize("upper", [np.nan, np.inf, 0.9])

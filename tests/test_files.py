@@ -52,6 +52,15 @@ def test_a_kill_while_writing_leaves_the_old_content(tmp_path, monkeypatch, kill
     assert read_in_parts(path) == content(30, first=9) and len(names(tmp_path)) == 4  # nothing is left over
 
 
+def test_the_parts_of_a_neighbour_are_left_alone(tmp_path):
+    """`state` and `state.msgpack` in one folder."""
+    write_in_parts(tmp_path / "state.msgpack", content(30), limit=10)
+    write_in_parts(tmp_path / "state", content(30, first=9), limit=10)
+    assert read_in_parts(tmp_path / "state.msgpack") == content(30)
+    remove_in_parts(tmp_path / "state")
+    assert read_in_parts(tmp_path / "state.msgpack") == content(30) and len(names(tmp_path)) == 4
+
+
 def test_a_lost_or_damaged_part_is_noticed(tmp_path):
     path = tmp_path / "state"
     write_in_parts(path, content(30), limit=10)

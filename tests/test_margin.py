@@ -144,6 +144,11 @@ def test_distillation_adds_the_teachers_error_and_refuses_a_dependent_teacher(pr
     assert bound.value == min(1.0, bound.teacher + transfer.value)
     with pytest.raises(ValueError, match="independent of these examples"):
         distillation_bound(gram, teacher, teacher, teacher_saw_these_examples=True, **told)
+    unseen = dict(teacher_saw_these_examples=np.bool_(False), **told)
+    assert distillation_bound(gram, teacher, teacher, **unseen).value == bound.value
+    for shape in ((30, 1), (30, 2)):  # a column would decide for class 0 everywhere
+        with pytest.raises(ValueError, match="teacher_logits must have shape"):
+            distillation_bound(gram, teacher, np.ones(shape), **unseen)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +159,8 @@ def test_distillation_adds_the_teachers_error_and_refuses_a_dependent_teacher(pr
         (dict(unit=0.0), "unit"),
         (dict(norm=-5.0), "norm"),
         (dict(norm=np.nan), "norm"),
+        (dict(norm=0.0, offset=0.0), "norm 0 is too small"),
+        (dict(offset=np.zeros(31)), "offset"),
         (dict(values=np.r_[np.nan, np.ones(29)]), "values must be finite"),
         (dict(gram=np.diag(np.r_[-1.0, np.ones(29)])), "negative entry"),
         (dict(choices=0), "choices"),

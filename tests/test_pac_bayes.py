@@ -195,6 +195,15 @@ def test_the_student_of_several_classes_and_equal_examples():
     assert ((gram @ found.coefficients).argmax(1) == labels).mean() > 0.9
 
 
+def test_labels_that_leave_it_open_are_asked_about():
+    gram = np.eye(20)
+    with pytest.raises(ValueError, match="labels are all 1"):
+        least_certificate(gram, np.ones(20))
+    assert least_certificate(gram, np.ones(20), prior=np.zeros(20), steps=2).coefficients.shape == (20,)
+    with pytest.raises(ValueError, match="one scale at least"):
+        least_certificate(gram, np.ones(20), prior=np.zeros(20), prior_scales=())
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

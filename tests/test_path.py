@@ -36,6 +36,7 @@ def test_every_n_is_the_direct_solution(train, held_out, seed):
         np.testing.assert_allclose(path.power_function(n), np.linalg.norm(new - new @ projection, axis=1), atol=1e-6)
         np.testing.assert_allclose(all_predictions[:, n - 1], path.predict(n), atol=1e-9)
         np.testing.assert_allclose(all_lengths[:, n - 1], path.power_function(n), atol=1e-6)
+    assert path.predict([]).shape == (held_out, 0)
     assert (np.diff(path.squared_norm) >= 0).all() and path.squared_norm[-1] <= weights @ weights * (1 + 1e-9)
 
 
@@ -75,6 +76,20 @@ def test_certificates_hold_and_need_the_norm():
     assert certified.any() and agree[certified].all() and not agree.all()
     with pytest.raises(ValueError, match="R1"):
         path.certified(25, 0.5 * path.squared_norm[24] ** 0.5)
+
+
+def test_what_rounding_takes_from_the_variance_is_given_back():
+    """A float32 Gram whose diagonal is half a percent too small: the inputs, which the sample explains, say so, and all
+    get it back, to 1e-4 of it."""
+    rng = np.random.default_rng(0)
+    features, new = rng.normal(size=(30, 30)), rng.normal(size=(20, 30))
+    gram, cross, diagonal = features @ features.T, (new @ features.T).astype(np.float32), (new**2).sum(1)
+    path = interpolation_path(gram.astype(np.float32), np.ones(30), cross, 0.995 * diagonal)
+    np.testing.assert_allclose(path.diagonal, diagonal, rtol=1e-4)
+    exact = interpolation_path(gram, np.ones(30), cross, diagonal + 1.0)  # in float64 nothing is short, nor added
+    np.testing.assert_array_equal(exact.diagonal, diagonal + 1.0)
+    with pytest.raises(ValueError, match="is below"):
+        interpolation_path(gram, np.ones(30), new @ features.T, 0.995 * diagonal)
 
 
 def test_a_duplicate_is_named():

@@ -11,6 +11,7 @@ import pytest
 
 from kdlib.labels import DistillationLoss
 from kdlib.training import NTKParametrised, Recipe, Teacher, loop, train
+from kdlib.training.memory import LogitsMemory
 from kdlib.training.networks import LeNet, MobileNet, Perceptron, ResNet, SmallConvolutional, Vgg, apply_in_blocks
 from kdlib.training.step import JaxEngine
 
@@ -190,11 +191,29 @@ def test_bfloat16_without_its_products_is_float32_of_rounded_operands(monkeypatc
         module(given)
 
 
+def test_only_what_was_kept_whole_is_taken_for_an_answer(tmp_path):
+    """A step's logits are known after it was kept; not if a file is lost, or a word of them."""
+    memory, logits = LogitsMemory(tmp_path / "a", (3, 4, 5)), draw.normal(size=(4, 5)).astype(np.float32)
+    assert memory.of(2) is None
+    memory.keep(2, logits)
+    again = LogitsMemory(tmp_path / "a", (3, 4, 5))
+    np.testing.assert_array_equal(again.of(2), logits)
+    assert again.of(1) is None and again.of(3) is None
+    again._steps[1, 7] ^= 1
+    assert again.of(2) is None
+    (tmp_path / "a.answers").unlink()
+    assert LogitsMemory(tmp_path / "a", (3, 4, 5)).of(2) is None
+    with pytest.raises(ValueError, match="delete it"):
+        LogitsMemory(tmp_path / "a", (4, 4, 5))
+
+
 def test_what_a_processor_multiplies_bfloat16_with(monkeypatch):
     said = "processor : 0\nflags\t\t: fpu avx512f avx512_bf16 amx_tile\n"
     monkeypatch.setattr(pytorch.Path, "exists", lambda _: True)
     monkeypatch.setattr(pytorch.Path, "read_text", lambda _: said)
     assert pytorch.bfloat16_units() == ["avx512_bf16"]
+    monkeypatch.setattr(pytorch.Path, "read_text", lambda _: "Features\t: fp asimd i8mm bf16 svebf16\n")
+    assert pytorch.bfloat16_units() == ["bf16"]  # ARM
     monkeypatch.setattr(pytorch.Path, "read_text", lambda _: "flags : avx2\n")
     assert pytorch.bfloat16_units() == []
     monkeypatch.setattr(pytorch.Path, "read_text", lambda _: "processor : 0\n")

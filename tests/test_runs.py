@@ -1,5 +1,6 @@
 """Runs of the batch: read when they have ended, other folders for other questions, what depends on which code."""
 
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -150,6 +151,10 @@ def test_complexity_along_a_training(made, loaded, monkeypatch):
     expected = supervision_complexity(gram, np.eye(10)[labels] - 0.1, ridge=ridge).adjusted
     assert of["online", 0.5, "own", "labels"]["adjusted"] == pytest.approx(expected, rel=1e-8)
     assert along.complexity_along(chosen, teacher, loaded, points=20, progress=False) == found  # read
+    other = replace(teacher, row={**teacher.row, "run": "teacher-of-another-name-123"})
+    with monkeypatch.context() as patched:  # a student of the labels has rows of its own for each teacher
+        patched.setattr(along, "_rows", lambda *_: [])
+        assert along.complexity_along(chosen, other, loaded, points=20, progress=False) == []
     for path in student.folder.glob("complexity-*.json"):
         path.unlink()
     kernels = sorted(teacher.trained.folder.glob("kernel-*.npy"))

@@ -6,6 +6,7 @@ import pytest
 
 from kdlib.experiments.runs import Finished
 from kdlib.experiments.teachers import WIDEST, answers, penultimate, read_answers, save_answers
+from kdlib.tools.provenance import ROOT
 from kdlib.training import networks
 from kdlib.training.loop import Trained
 
@@ -28,6 +29,12 @@ def test_features_are_what_the_last_layer_sees(name, images):
     np.testing.assert_allclose(
         features @ last["kernel"] + last["bias"], logits, atol=1e-5
     )  # float32 outputs of order 1
+
+
+def test_committed_answers_are_of_the_same_images():
+    """Their labels are those published, also of teachers that were trained on noisy ones."""
+    found = [read_answers(path).labels for path in (ROOT / "results/core/teachers").glob("*.npz")]
+    assert len(found) > 20 and all((labels == found[0]).all() for labels in found)
 
 
 def test_kept_and_read_back(images, tmp_path):

@@ -47,6 +47,10 @@ def test_blocks_change_nothing():
     size = 3 * sum(p.numel() for p in model.parameters()) * 8
     parts = kernels.gram(model, x, dtype=torch.float64, memory=3 * 2.5 * size / 1e9, progress=False)  # two at a time
     np.testing.assert_allclose(parts, whole, rtol=1e-12, atol=1e-12)
+    model.train()
+    model[2].eval()  # frozen
+    kernels.gram(model, x, dtype=torch.float64, progress=False)
+    assert [part.training for part in model] == [True, True, False, True]
     matrix = whole.reshape(33, 33)
     np.testing.assert_array_equal(matrix, matrix.T)
 

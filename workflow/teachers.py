@@ -1,7 +1,8 @@
-"""Keep what the teachers of X7 say of 2,000 validation images; score it: `python -m workflow.teachers --scale core`.
+"""Keep what the teachers of X7 say of 5,000 validation images; score it: `python -m workflow.teachers --scale core`.
 
 One file for each teacher and checkpoint that X7 asks for, of the first seed: `results/SCALE/teachers/NAME.npz`, in 16
-bits (`kdlib.experiments.teachers`). Teachers that have not been trained yet are named and left out. Then
+bits (`kdlib.experiments.teachers`). Teachers whose students have not ended yet are named and left out. (Those of `core`
+that are committed are of an older call, of 2,000 images.) Then
 `results/SCALE/choice.csv`: what `choose` and its rivals say of each at each temperature of X7, for the student's kernel
 at initialisation on the first 1,000 of these images, once for each of the experiment's seeds.
 """
@@ -16,12 +17,12 @@ from kdlib.experiments import runs
 from kdlib.experiments.rivals import scores
 from kdlib.experiments.teachers import answers, read_answers, save_answers
 from kdlib.kernels import empirical_ntk
-from kdlib.tools.files import write_rows
+from kdlib.tools.files import read_rows, write_rows
 from kdlib.tools.provenance import ROOT, device_name, provenance
 from kdlib.training.networks import named
 from workflow import plan
 
-IMAGES = 2000  # of the validation images; files stay small
+IMAGES = 5000  # of the validation images; files stay below 2 MB
 SCORED = 1000  # of these
 
 
@@ -36,10 +37,10 @@ def keep(scale: str, nodes: list) -> int:
             continue
         done.update(paths.values())
         loaded = runs.ImageTask(**given["task"]).load()
-        clean = loaded.dataset.validation  # its labels may be noisy, its images are the same for every noise
-        teacher = finished_teacher(scale, given, loaded)
+        clean = runs.ImageTask(**{**given["task"], "noise": 0.0}).load().dataset.validation  # the same images
+        teacher = finished_teacher(scale, node.key, loaded)
         if teacher is None:
-            print(f"{node.key}: not trained yet")
+            print(f"{node.key}: has not ended yet")
             missing += 1
             continue
         last = teacher.trained.steps[-1]
@@ -86,15 +87,15 @@ def answers_path(scale: str, given: dict, share: float):
     return ROOT / "results" / scale / "teachers" / f"{given['teacher_network']}{noise}-{share:g}.npz"
 
 
-def finished_teacher(scale: str, given: dict, loaded: runs.LoadedTask) -> runs.Finished | None:
-    """The teacher of a student's node, if its training has ended, of whatever code."""
-    name = f"teacher-{given['teacher_network']}-{given['seed']}-*/run.json"
-    for path in (ROOT / "_build" / scale / "runs").glob(name):
-        found = runs.read_finished(path.parent, loaded.dataset)
-        same = found.row["noise"] == loaded.task.noise and found.row["train_examples"] == loaded.task.train_examples
-        if same and found.row["epochs"] == given["teacher_recipe"]["epochs"]:
-            return found
-    return None
+def finished_teacher(scale: str, student: str, loaded: runs.LoadedTask) -> runs.Finished | None:
+    """The teacher that a student's table names, of whatever code; None without that table."""
+    build = ROOT / "_build" / scale
+    table = build / "campaign" / "student" / f"{student}.csv"
+    if not table.exists():
+        return None
+    taught = {row["teacher"].partition("@")[0] for row in read_rows(table)}
+    (name,) = (run for run in taught if run.startswith("teacher-"))
+    return runs.read_finished(build / "runs" / name, loaded.dataset)
 
 
 def main() -> int:

@@ -202,6 +202,8 @@ def _norm_and_rounding(product, size, seed):
     for _ in range(4):  # power iteration
         v /= np.linalg.norm(v)
         image = product(v)
+        if not np.isfinite(image).all():
+            raise ValueError("the operator gives NaN or infinity")
         norm = max(norm, float(np.linalg.norm(image)))
         v = image if norm else v
     if not norm > 0:

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.optimize import brentq
 
+from kdlib.path import interpolation_path
 from kdlib.tools.arrays import gram_matrix, integer, number, positive_spectrum, real_array
 
 
@@ -125,8 +126,8 @@ def data_inefficiency(squared_norms, *, delta: float = 0.05, resamples: int = 10
         raise ValueError(f"squared_norms must have shape (seeds, N) with N >= 2, not {norms.shape}")
     if len(norms) < 2:
         raise ValueError("an expectation with an interval needs at least two seeds: stack their norm paths as rows")
-    if norms.min() < 0 or norms[:, 0].mean() <= 0:
-        raise ValueError("squared norms must be finite and not negative, and E||w_1||^2 positive (D1)")
+    if norms.min() < 0 or norms[:, 0].min() <= 0:
+        raise ValueError("squared norms must be finite and not negative, and ||w_1||^2 positive in every draw (D1)")
     delta = number("delta", delta, least=1e-12, below=1)
     resamples = integer("resamples", resamples, least=1, most=10**6)
     draws = np.random.default_rng(seed).multinomial(len(norms), np.full(len(norms), 1 / len(norms)), size=resamples)
@@ -174,6 +175,8 @@ def noise_inefficiency(gram, covariance=None) -> float:
     random order are exchangeable, which is all that the proof uses of "independent and identically distributed".)
     """
     inverse = np.linalg.inv(_positive(gram))
+    if len(inverse) < 2:
+        raise ValueError("data inefficiency compares two sample sizes: give a gram of two examples at least")
     moment = np.eye(len(inverse))
     if covariance is not None:
         moment = gram_matrix("covariance", covariance, len(inverse))
@@ -186,10 +189,10 @@ def noise_inefficiency(gram, covariance=None) -> float:
 
 
 def _positive(gram) -> np.ndarray:
-    """A checked Gram; ValueError if it is not positive definite."""
+    """A checked Gram; NotPositiveDefiniteError, as of `interpolation_path`, if it is singular to working precision."""
     gram = gram_matrix("gram", gram)
-    if not positive_spectrum("gram", gram)[0][0] > 0:
-        raise ValueError("gram is singular: remove duplicate examples, or add a ridge yourself and report it")
+    positive_spectrum("gram", gram)
+    interpolation_path(gram, np.zeros(len(gram)))
     return gram
 
 
@@ -200,7 +203,7 @@ def learning_threshold(eigenvalues, n: float) -> float:
     `eigenvalues` are those of the kernel's integral operator, each as often as it occurs; more than `n` of them
     must be positive.
     """
-    eigenvalues, n = real_array("eigenvalues", eigenvalues, ndim=1), number("n", n, least=1e-12)
+    eigenvalues, n = _checked_spectrum(eigenvalues), number("n", n, least=1e-12)
     positive = eigenvalues[eigenvalues > 0]
     if not 0 < n < len(positive):
         raise ValueError(f"n must be positive and below the number of positive eigenvalues, {len(positive)}, not {n}")
@@ -229,10 +232,20 @@ def expected_squared_norm(eigenvalues, energies, n) -> np.ndarray:
     -------
     Array of the shape of `n`.
     """
-    eigenvalues = real_array("eigenvalues", eigenvalues, ndim=1)
+    eigenvalues = _checked_spectrum(eigenvalues)
     energies = real_array("energies", energies, shape=eigenvalues.shape)
+    if energies.size and energies.min() < 0:
+        raise ValueError(f"energies are squares: none may be negative, like {energies.min():g}")
     norm = lambda size: np.sum(energies / (eigenvalues + learning_threshold(eigenvalues, size)))
     return np.array([norm(size) for size in np.ravel(n)]).reshape(np.shape(n))
+
+
+def _checked_spectrum(eigenvalues) -> np.ndarray:
+    """A kernel's eigenvalues; those that rounding made negative are zero."""
+    eigenvalues = real_array("eigenvalues", eigenvalues, ndim=1)
+    if eigenvalues.size and eigenvalues.min() < -1e-10 * np.abs(eigenvalues).max():
+        raise ValueError(f"a kernel has no negative eigenvalue, like {eigenvalues.min():g}")
+    return np.maximum(eigenvalues, 0.0)
 
 
 def _inefficiency(norms: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,9 @@ def _check_choices(sizes, normalisation):
     for split, size in (sizes or {}).items():
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: choose from {SPLITS}")
-        if size is not None and (isinstance(size, bool) or int(size) != size or size < 0):
+        if size is not None and (not isinstance(size, Integral) or isinstance(size, bool) or size < 0):
             raise ValueError(f"the size of {split!r} must be a number of images or None, not {size!r}")
-    if normalisation == "standard" and sizes is not None and not sizes.get("train", 0) and "train" not in sizes:
+    if normalisation == "standard" and sizes is not None and sizes.get("train", 0) == 0:
         raise ValueError('normalisation="standard" is fitted on the training split: ask for one in `sizes`')
 
 
@@ -167,7 +168,7 @@ def _choose_classes(raw, classes):
     chosen = []
     for wanted in classes:
         index = raw.classes.index(wanted) if wanted in raw.classes else wanted
-        if isinstance(index, str) or not 0 <= index < len(raw.classes):
+        if not isinstance(index, Integral) or isinstance(index, bool) or not 0 <= index < len(raw.classes):
             raise ValueError(f"no class {wanted!r}: choose from {raw.classes}")
         chosen.append(int(index))
     if len(set(chosen)) != len(chosen) or not chosen:

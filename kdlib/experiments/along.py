@@ -25,6 +25,7 @@ TARGETS = ("labels", "random", "offline", "online")
 KERNELS = ("own", "initial")
 SUPERVISED = ("baseline", "offline", "early-stopped", "stopped", "online")
 ALIGNED = 256  # images on which the kernels of student and teacher are compared
+Start = dict[tuple[str, int], tuple[np.ndarray, float]]  # the factor of the initial kernel, by network and seed
 
 
 def complexity_along(
@@ -64,7 +65,7 @@ def complexity_along(
     labels = loaded.labels[rows_of]
     require_device()
     jobs = [(student, step) for student in students for step in student.trained.steps]
-    start: dict[str, tuple[np.ndarray, float]] = {}  # the factor of the initial kernel, by the seed of its weights
+    start: Start = {}
     found = []
     for student, step in tqdm(jobs, desc="kernels", disable=not progress):
         if student.row["method"] not in SUPERVISED:
@@ -72,7 +73,9 @@ def complexity_along(
         folder = student.trained.folder
         if folder is None or 0 not in student.trained.steps:
             raise ValueError("complexity_along wants students that were trained in a folder, and kept their start")
-        path = folder / f"complexity-{step}-{points}-{ridge:g}-{code_hash(CODE)}.json"
+        # A student of the labels has several teachers to be compared with.
+        whose = teacher.row["run"].rpartition("-")[2]
+        path = folder / f"complexity-{step}-{points}-{ridge:g}-{whose}-{code_hash(CODE)}.json"
         if not path.exists():
             if time_is_over():
                 raise Paused("the time is over: the kernels that have been computed are kept")
@@ -91,7 +94,7 @@ def stage_of(steps: Sequence[int], share: float) -> int:
 
 def _rows(
     student: Finished, step: int, teacher: Finished, images: np.ndarray, labels: np.ndarray, ridge: float,
-    start: dict[str, tuple[np.ndarray, float]],
+    start: Start,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Of one student at one step. `start` keeps what the next call needs again."""
     row, share = student.row, step / student.trained.steps[-1]
@@ -99,9 +102,10 @@ def _rows(
     stage = stage_of(steps, share) if row["method"] == "online" else row["teacher_step"] or steps[-1]
     targets = _targets(teacher, images, labels, row["temperature"], stage_of(steps, share))
     gram = _gram(student, step, images)
-    first = start.get(row["seed"])
+    weights = row["network"], row["seed"]
+    first = start.get(weights)
     if first is None:
-        first = start[row["seed"]] = _factor(_gram(student, 0, images), ridge)
+        first = start[weights] = _factor(_gram(student, 0, images), ridge)
     measured = {"own": _factor(gram, ridge), "initial": first}
     of_teacher = _teacher_gram(teacher, stage, images[:ALIGNED])
     summed = np.einsum("icjc->ij", gram[: len(of_teacher), :, : len(of_teacher)])

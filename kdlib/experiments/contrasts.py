@@ -7,8 +7,10 @@ design was made for. `evaluate` gives each contrast one of four outcomes (sectio
 or two bounds that are both at one.
 
 Three seeds alone would decide next to nothing: their spread is known to a factor of two. Seeds are therefore blocks and
-all students of one teacher treatments; what is left of the rows of `runs` without the means of both is the error of
-every contrast between them. It is assumed to be the same for all of them; X0 counts how often that test is wrong.
+students of one teacher treatments; what is left of the rows of `runs` without the means of both is the error of the
+contrasts between them. All students of one checkpoint share its chance. So two of one checkpoint are judged by this
+checkpoint's students; two of different ones by students of the same temperature and soft ratio, one for each
+checkpoint. Their spread is assumed to be the same; X0 counts how often that is wrong for students of a final teacher.
 Students of the labels, of themselves, or of another teacher, do not share the teacher's chance: contrasts with them
 have the spread of their own differences, and of few seeds decide little.
 """
@@ -116,8 +118,8 @@ class Evidence:
         of the differences, and on how many images: those that the networks were trained on, or, of the table `along`,
         those of the kernel.
     about
-        in words: what else differs between the students' recipes; of the table `along` the students' images and the
-        ridge; where it is vacuous, why.
+        in words: the effect that it was planned to see; what else differs between the students' recipes; of the table
+        `along` the students' images and the ridge; where it is vacuous, why.
     """
 
     contrast: Contrast
@@ -220,7 +222,10 @@ def evaluate(
                 one = _evidence(contrast, case, values, blocks, delta)
                 about = {"precision": _precision(contrast, case, own, teachers), "seeds": tuple(map(int, by_seed))}
                 told = {name: _told(contrast, case, own, name) for name in (_SIZE[contrast.table], *_ALONG)}
-                notes = [_besides(contrast, case, own) if values.any() else _why_vacuous(contrast, case, own)]
+                if values.any():
+                    notes = [f"Planned to see {contrast.smallest:g} {contrast.unit}.", _besides(contrast, case, own)]
+                else:
+                    notes = [_why_vacuous(contrast, case, own)]
                 if contrast.table == "along":
                     images, ridge = (told[name] for name in _ALONG)
                     notes.append(f"Kernels of students of {images} images, ridge {ridge}.")
@@ -276,12 +281,13 @@ def forest_groups(evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> dic
     return groups
 
 
-def counts(evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> dict[str, float]:
-    """How many contrasts had each outcome, `all` of them, and `seen`: the median detectable effect of the undecided
-    ones (NaN without any). Null experiments are left out."""
+def counts(evidence: Mapping[tuple[str, str], Sequence[Evidence]], *, on_claims: bool = False) -> dict[str, float]:
+    """How many contrasts had each outcome, `all` of them, and `seen`: the median effect, in points, that the undecided
+    ones could have seen (NaN without any). Null experiments are left out; `on_claims`: what bears on no claim, too."""
     every = [one for found in evidence.values() for one in found if one.contrast.sign]
+    every = [one for one in every if one.contrast.claims or not on_claims]
     outcomes = {outcome: sum(one.outcome == outcome for one in every) for outcome in get_args(Outcome)}
-    undecided = [one.detectable for one in every if one.outcome == "undecided"]
+    undecided = [one.detectable for one in every if one.outcome == "undecided" and one.contrast.unit == "points"]
     return {**outcomes, "all": len(every), "seen": float(np.median(undecided)) if undecided else float("nan")}
 
 
@@ -351,20 +357,30 @@ def _precision(contrast: Contrast, case: tuple, students: Rows, teachers: Rows) 
     return f"{own} (teachers: {other})" if own and other else own
 
 
+def _checkpoint(row: Mapping[str, Any]) -> Any:
+    """Which checkpoint of its teacher a student learnt from; the online teacher is all of them."""
+    return "online" if row["method"] == "online" else row.get("teacher_share")
+
+
 def _blocks(contrast: Contrast, case: tuple, rows: Rows, seeds: Sequence[float]) -> np.ndarray:
-    """`(variants, seeds)` of the metric, in the contrast's unit: the two that are compared, and all other students of
-    the same teacher that these seeds have. A training that has two names (a checkpoint of least loss that is the end)
-    is there once.
+    """`(variants, seeds)` of the metric, in the contrast's unit: the two that are compared, and the other students of
+    the same teacher that these seeds have and that share with both what both have in common: their checkpoint, or else
+    their temperature and soft ratio. A training that has two names (a checkpoint of least loss that is the end) is
+    there once.
     """
     about = dict(zip(contrast.by, case, strict=True))
+    kinds = _kinds(contrast, case, rows)
+    first, second = (kind[0] for kind in kinds)
+    of_one_checkpoint = len({_checkpoint(row) for kind in kinds for row in kind}) == 1
+    common = [name for name in ("temperature", "soft_ratio") if first.get(name) == second.get(name)]
+    alike = lambda row: [_checkpoint(row)] if of_one_checkpoint else [row.get(name) for name in common]
     found: dict[tuple, dict[float, Mapping[str, Any]]] = {}
     for row in rows:
-        if row["method"] in WITHOUT or row.get(contrast.metric) is None:
+        if row["method"] in WITHOUT or row.get(contrast.metric) is None or alike(row) != alike(first):
             continue
         if all(row[name] == about[name] for name in CASE):
             found.setdefault(tuple(row.get(name) for name in TREATMENT), {})[row["seed"]] = row
-    kinds = contrast.first.items(), contrast.second.items()
-    compared = lambda by_seed: any(kind <= next(iter(by_seed.values())).items() for kind in kinds)
+    compared = lambda by_seed: any(next(iter(by_seed.values())) in kind for kind in kinds)
     values, seen = [], set()
     for by_seed in sorted(found.values(), key=compared, reverse=True):
         if all(seed in by_seed for seed in seeds):
@@ -385,9 +401,9 @@ def _evidence(
         freedom = (len(blocks) - 1) * (seeds - 1)
         variance = 2 * (left**2).sum() / freedom
     error = np.sqrt(variance / seeds)
-    if error:
+    if error > 1e-12 * abs(mean):
         p = float(2 * student_t.sf(abs(mean) / error, freedom))
-    else:  # every seed the same: a sign test
+    else:  # every seed the same, to rounding: a sign test
         p = 0.5 ** (seeds - 1) if differences.any() else 1.0
     quantile = student_t.ppf(1 - delta / 2, freedom)
     interval = float(mean - quantile * error), float(mean + quantile * error)

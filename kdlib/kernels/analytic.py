@@ -138,6 +138,8 @@ def analytic_ntk(
             scale1 = scale2 = np.sqrt(np.diagonal(gram).copy())
         else:
             scale1, scale2 = (np.sqrt(analytic_diagonal(architecture, x, dtype=dtype)) for x in (x1, x2))
+        if not (scale1.all() and scale2.all()):
+            raise ValueError("k(x, x) of some input is zero (an input of zeros, without biases): it cannot be made one")
         gram /= scale1[:, None]
         gram /= scale2[None, :]
         if symmetric:
@@ -157,7 +159,10 @@ def centred_ntk(
     mean1 = kernel(x1, centre).mean(axis=1)
     mean2 = mean1 if x2 is None else kernel(x2, centre).mean(axis=1)
     centred = kernel(x1, x2) - mean1[:, None] - mean2[None, :] + overall
-    centred /= np.sqrt(1 - 2 * mean1 + overall)[:, None] * np.sqrt(1 - 2 * mean2 + overall)[None, :]
+    left1, left2 = 1 - 2 * mean1 + overall, 1 - 2 * mean2 + overall
+    if min(left1.min(), left2.min()) < 1e-12:
+        raise ValueError("an input is the centre itself: nothing of its kernel is left. Give more inputs as `centre`")
+    centred /= np.sqrt(left1)[:, None] * np.sqrt(left2)[None, :]
     if x2 is None:
         np.fill_diagonal(centred, 1.0)
     return centred

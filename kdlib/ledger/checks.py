@@ -236,7 +236,7 @@ class Ledger:
             slack=summary(differences), tolerance=0.0, tightness=None, vacuous=None, twin={},
             dtype=dtype or self.dtype, n=str(self.n if n is None else n),
             seeds=[int(seed) for seed in (self.seeds if seeds is None else seeds)], device=device_name(), note=note,
-            claims=list(claims), provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
+            claims=_known(claims), provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
             outcome=outcome, power=number("power", power, least=0), p=number("p", p, least=0, most=1), unit=unit,
         )  # fmt: skip
         self._keep(record)
@@ -307,7 +307,7 @@ class Ledger:
             note=note,
             claims=[claim.number for claim in CLAIMS if statement in claim.statements]
             if claims is None
-            else list(claims),
+            else _known(claims),
             provenance=provenance(ROOT / "book" / f"{self.chapter}.ipynb"),
             outcome=outcome, power=power, p=p, unit=unit,
             directions=directions_of(kind, measured[told], reference[told], tolerance)
@@ -341,6 +341,14 @@ def read_records(folder: str | Path | None = None) -> list[Record]:
     records = [Record(**{name: value for name, value in entry.items() if name in known}) for entry in entries]
     places = list(chapters())
     return sorted(records, key=lambda record: (*_order(record.id), places.index(record.chapter), record.title))
+
+
+def _known(claims) -> list[int]:
+    """Numbers of claims; ValueError where the papers have no such claim."""
+    numbers = {claim.number for claim in CLAIMS}
+    if unknown := sorted(set(claims) - numbers):
+        raise ValueError(f"claims {unknown}: there are {min(numbers)} to {max(numbers)}")
+    return list(claims)
 
 
 def _order(name: str) -> tuple[int, int]:

@@ -48,6 +48,14 @@ def real_array(
     return array
 
 
+def not_negative(name: str, value: Any, **options: Any) -> np.ndarray:
+    """`value` as `real_array` has it, without negative entries."""
+    array = real_array(name, value, **options)
+    if array.size and array.min() < 0:
+        raise ValueError(f"{name} must not be negative, like {array.min():g}")
+    return array
+
+
 def gram_matrix(name: str, value: Any, size: int | None = None) -> np.ndarray:
     """`value` as a Gram matrix: float64, square, finite, symmetric to 1e-6 of its largest entry, no negative
     diagonal.

@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
+import tokenize
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,8 +87,8 @@ def write_in_parts(path: str | Path, content: bytes, limit: int = PART) -> None:
             write_whole(path.with_name(name), part)
         content = _LIST + json.dumps({"sha256": digest, "parts": names}).encode()
     write_whole(path, content)
-    for old in path.parent.glob(f"{path.name}.*-*"):
-        if old.name not in names and not old.name.endswith(".partial"):
+    for old in _parts_of(path):
+        if old.name not in names:
             old.unlink(missing_ok=True)
 
 
@@ -109,8 +111,14 @@ def remove_in_parts(path: str | Path) -> None:
     """Remove what `write_in_parts` has written, if it is there."""
     path = Path(path)
     path.unlink(missing_ok=True)
-    for part in path.parent.glob(f"{path.name}.*-*"):
+    for part in _parts_of(path):
         part.unlink(missing_ok=True)
+
+
+def _parts_of(path: Path) -> list[Path]:
+    """Parts of this file, of any content; not those of `path.other`."""
+    own = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}-\d+")
+    return [found for found in path.parent.glob(f"{path.name}.*-*") if own.fullmatch(found.name)]
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -128,6 +136,23 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     """The rows of a CSV file, as texts."""
     with open(path, newline="", encoding="utf-8") as handle:
         return list(csv.DictReader(handle))
+
+
+def read_array(path: str | Path, *, text: bool = False) -> np.ndarray:
+    """The array of a `.npy` file, or of comma-separated text; nothing is unpickled.
+
+    ValueError, with the file's name, whatever is wrong with it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"no file {path}: save an array with numpy.save" + (", or as comma-separated text" * text))
+    try:
+        found = np.loadtxt(path, delimiter=",", ndmin=2) if text else np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError, MemoryError, tokenize.TokenError) as error:
+        raise ValueError(f"{path} is not an array of numbers: {error}") from None
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{path} holds several arrays: save one alone, with numpy.save")
+    return found
 
 
 def records_folder() -> Path:

@@ -12,7 +12,7 @@ from kdlib.tools.arrays import integer, number, real_array
 
 def clopper_pearson(successes, trials: int, delta: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
     """The exact two-sided interval of level `1 - delta` for a binomial probability: `(lower, upper)` arrays."""
-    delta = number("delta", delta, least=1e-12, below=1)
+    delta = number("delta", delta, least=1e-100, below=1)
     trials = integer("trials", trials, least=1)
     successes = real_array("successes", successes)
     if np.any(successes < 0) or np.any(successes > trials) or np.any(successes != np.round(successes)):
@@ -29,7 +29,8 @@ def mean_interval(values, delta: float = 0.05) -> tuple[float, float]:
     ----------
     values
         `(seeds,)`; or `(cases, seeds)`, where cases and seeds are both random draws: the variance of the mean is then
-        the sum of what the means by seed and the means by case show.
+        the sum of what the means by seed and the means by case show. Its degrees of freedom are those of the fewer:
+        never too many, whichever vary more.
     """
     delta = number("delta", delta, least=1e-12, below=1)
     values = real_array("values", values, ndim=(1, 2))
@@ -39,10 +40,9 @@ def mean_interval(values, delta: float = 0.05) -> tuple[float, float]:
             f"{values.shape}"
         )
     by_seed = values if values.ndim == 1 else values.mean(axis=0)
-    variance = by_seed.var(ddof=1) / len(by_seed)
-    if values.ndim == 2:
-        variance += values.mean(axis=1).var(ddof=1) / len(values)
-    half = student_t.ppf(1 - delta / 2, len(by_seed) - 1) * np.sqrt(variance)
+    means = [by_seed] if values.ndim == 1 else [by_seed, values.mean(axis=1)]
+    variances = np.array([of.var(ddof=1) / len(of) for of in means])
+    half = student_t.ppf(1 - delta / 2, min(map(len, means)) - 1) * np.sqrt(variances.sum())
     return float(by_seed.mean() - half), float(by_seed.mean() + half)
 
 

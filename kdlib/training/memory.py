@@ -7,6 +7,7 @@ on a GPU, and in one compiled step, a teacher's pass is cheap.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,30 +23,34 @@ class LogitsMemory:
     shape
         `(steps, batch_size, outputs)`, or without outputs.
 
-    Two processes may write at the same time: they write the same. A killed one leaves whole steps and, at most, one
-    that is not marked as known.
+    Two processes may write at the same time: they write the same. Each step has its own checksum beside it, so that
+    what a kill, a power cut or a lost file leaves of it is not taken for a teacher's answer.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...]):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._logits = _opened(path.with_suffix(".logits"), shape, np.float32)
-        self._known = _opened(path.with_suffix(".known"), shape[:1], np.uint8)
+        self._shape = shape[1:]
+        self._steps = _opened(path.with_suffix(".answers"), (shape[0], 1 + int(np.prod(shape[1:]))))
 
     def of(self, step: int) -> np.ndarray | None:
         """The logits of a step, counted from one; None if they are not known."""
-        return np.array(self._logits[step - 1]) if self._known[step - 1] else None
+        checksum, *_ = words = np.array(self._steps[step - 1])
+        if not checksum or checksum != zlib.crc32(words[1:].tobytes()):
+            return None
+        return words[1:].view(np.float32).reshape(self._shape)
 
     def keep(self, step: int, logits: np.ndarray) -> None:
-        self._logits[step - 1] = logits
-        self._known[step - 1] = 1
+        content = np.ascontiguousarray(logits, np.float32).reshape(self._shape).view(np.uint32).ravel()
+        self._steps[step - 1, 1:] = content
+        self._steps[step - 1, 0] = zlib.crc32(content.tobytes())
 
 
-def _opened(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    """The file as an array, zeros if it is new; a file of another size is refused."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+def _opened(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """The file as an array of 32-bit words, zeros if it is new; a file of another size is refused."""
+    size = 4 * shape[0] * shape[1]
     with open(path, "ab") as file:
         if not file.tell():
             file.truncate(size)
     if path.stat().st_size != size:
         raise ValueError(f"{path} is not of this training: delete it")
-    return np.memmap(path, dtype, "r+", shape=shape)
+    return np.memmap(path, np.uint32, "r+", shape=shape)

@@ -28,7 +28,8 @@ def bfloat16_units() -> list[str] | None:
     about = Path("/proc/cpuinfo")
     if not about.exists() or not re.search(r"^(flags|Features)\s*:", text := about.read_text(), re.M):
         return None
-    return [unit for unit in ("avx512_bf16", "amx_bf16", "bf16mm") if re.search(rf"\b{unit}\b", text)]
+    units = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
+    return [unit for unit in units if re.search(rf"\b{unit}\b", text)]
 
 
 _WITHOUT_UNITS = bfloat16_units() == []

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from kdlib.labels.loss import DistillationLoss
-from kdlib.tools.arrays import choice, integer, number
+from kdlib.tools.arrays import choice, instance, integer, number
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Recipe:
         choice("schedule", self.schedule, ("cosine", "constant"))
         choice("optimiser", self.optimiser, ("sgd", "adam"))
         choice("augment", self.augment, ("none", "crop-flip"))
-        choice("remove_initial", self.remove_initial, (True, False))
+        instance("remove_initial", self.remove_initial, bool)
         choice("precision", self.precision, ("float32", "bfloat16", "float64"))
         if self.loss is not None and not isinstance(self.loss, DistillationLoss):
             raise TypeError(f"loss must be a DistillationLoss or None, not {self.loss!r}")
