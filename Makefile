@@ -6,10 +6,10 @@ ACCELERATOR ?= cpu## cuda: JAX for an NVIDIA GPU
 SCALE ?= quick## of chapters and experiments, as in workflow/scales
 JOBS ?= 2## chapters at a time
 NAME ?=## of a page, for `make chapter`
-DATA ?=## for `make reproduce`: "name=path ...", images that are not where they are expected
+DATA ?=## for `make reproduce`, `data`, `gpu`: "name=path ...", images that are not where they are expected; it is kept
 WHEELS ?=## for `make environment`: a folder that `make wheels` has filled, where there is no network but JAX for a GPU
 ONLY ?=## for `make reproduce`: experiments of the scale, "X1 X2", and no more
-MINUTES ?=## for `make reproduce`: end in that time, with everything kept
+MINUTES ?=## for `make reproduce` and `make gpu`: end in that time, with everything kept
 SHARE ?=## for `make reproduce` and `make gpu`: jobs on one GPU at a time, for small networks
 PYTHON_VERSION ?= 3.12## for `make wheels`: of the machine that they are for
 BUILD ?=## for `make compare`: the folder of another build
@@ -146,10 +146,8 @@ notebook-diffs: ## let `git diff` show notebooks readably in this clone (.gitatt
 	@git config diff.jupyternotebook.command '"$(CURDIR)/.venv-peers/nbdime/bin/git-nbdiffdriver" diff --ignore-outputs --ignore-metadata'
 
 # In the order in which a machine that is lent for a while is best used; all of it goes on where it was.
-gpu: environment ## on a GPU (ACCELERATOR=cuda): agreement with the CPU, throughput, the kernel benchmark, then SCALE=core for MINUTES
-	@python benchmarks/device.py
-	@python benchmarks/ntk.py --results benchmarks/results/ntk-device.json --repeats 3
-	@$(MAKE) --no-print-directory reproduce SCALE=core
+gpu: environment ## on a GPU (ACCELERATOR=cuda), in MINUTES: agreement with the CPU, throughput, the kernel benchmark, then the scale core
+	@python -m workflow.gpu --lock $(LOCK) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SHARE),--share $(SHARE)) $(if $(DATA),--data $(DATA))
 
 # Each peer in an environment of its own (PyTorch alone is large).
 benchmark-ntk: environment ## the NTK engine against its peers

@@ -8,7 +8,7 @@ from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp
 
 from kdlib.experiments import contrasts
-from kdlib.experiments.contrasts import Contrast
+from kdlib.experiments.questions import Contrast, Experiment
 from kdlib.ledger import Ledger
 from kdlib.ledger.cards import card
 from workflow import plan
@@ -51,6 +51,16 @@ def test_other_experiments_and_single_seeds_are_left_out():
     strange = [{**row, "experiment": "X9", "network": "other"} for row in given]
     assert len(contrasts.evaluate([contrast()], given + strange)) == 1
     assert contrasts.evaluate([contrast()], list(rows([1.0]))) == []
+
+
+def test_what_has_too_few_seeds_is_named(monkeypatch):
+    """A case with one seed, a case with all, a contrast without any."""
+    one_seed = [{**row, "network": "second"} for row in rows([1.0])]
+    given = {"runs": [*rows([1.0, 1.1, 0.9]), *one_seed], "along": [], "terms": []}
+    monkeypatch.setattr(contrasts, "campaign", lambda table, _: given[table])
+    asked = contrast(), contrast("more", table="along")
+    monkeypatch.setattr(contrasts, "experiments", lambda: {"X1": Experiment("X1", "t", "q", asked)})
+    assert contrasts.incomplete("core") == ["X1, second by t, d (1 of 3 seeds)", "X1, more"]
 
 
 def test_rows_of_another_experiment_and_table():

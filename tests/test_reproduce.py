@@ -6,15 +6,17 @@ import re
 import select
 import subprocess
 import sys
+import time
 from argparse import Namespace
 
 import nbformat
 import pytest
 import yaml
 from campaign import RECIPE
+from flax import serialization
 
 from kdlib.data import sources
-from kdlib.tools.files import read_rows
+from kdlib.tools.files import read_in_parts, read_rows
 from kdlib.tools.provenance import ROOT, require_device
 from workflow import fetch, plan, reproduce, slots, tables
 
@@ -85,6 +87,27 @@ def test_the_estimate_counts_trainings_and_kernels(capsys, monkeypatch):
     assert "8.2 million images" in shared  # 15 epochs for three seeds, 30 for one; six students of 3, fifteen of 6
 
 
+def test_progress_counts_each_training_once(tmp_path, monkeypatch):
+    """Students of X2 at its rate are not X5's, nor those of T = 4; and no node counts another's."""
+    nodes = [node for node in plan.nodes("core") if node.experiment in ("X2", "X2-hot") and node.kind == "student"]
+    given = nodes[0].parameters
+    row = {
+        **reproduce._columns(nodes[0]), "images_per_second": 100.0, "seconds": 36.0, "device": "cpu",
+        "code": reproduce.code_hash(plan.COMPUTED_BY["student"]),
+    }  # fmt: skip
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    said = lambda: reproduce.progress("core", nodes, 2).split(",")[0]
+    total, one = sum(len(node.trainings) for node in nodes), len(nodes[0].trainings)
+    for found, count in (
+        ([dict(row) for _ in range(4)], 4),
+        ([dict(row) for _ in range(200)], one),
+        ([{**row, "learning_rate": 0.7 * given["recipe"]["learning_rate"]} for _ in range(9)], 0),
+        ([{**row, "train_examples": 10_000} for _ in range(9)], 0),
+    ):
+        monkeypatch.setattr(reproduce, "finished_runs", lambda _, found=found: found)
+        assert said() == f"trainings {count} of {total}"
+
+
 @pytest.mark.slow
 def test_one_experiment_of_several():
     options = Namespace(scale="core", only=["X2"], tables_only=False)
@@ -142,6 +165,8 @@ def test_where_the_data_are(tmp_path, monkeypatch):
     os.utime(tmp_path / "c a;b.tar", (1, 1))
     plan.save_places("standard", [f"cifar10={tmp_path / 'c a;b.tar'}"])
     assert plan.saved_places("standard")[1] != before  # changed data are a change
+    assert plan.save_places("standard", []) == places  # kept until it is said anew
+    assert plan.save_places("standard", ["cifar10="]) == {} == plan.saved_places("standard")[0]
     for wrong, message in (
         ("cifar=/x", "one of cifar10"),
         ("cifar10", "NAME=PATH"),
@@ -210,10 +235,19 @@ def test_jobs_may_share_a_gpu(tmp_path, monkeypatch):
         found.append(os.environ["CUDA_VISIBLE_DEVICES"])
     assert found == ["GPU-a", "GPU-b", "GPU-a", "GPU-b"] and len(locks) == 4
     options = Namespace(
-        scale="quick", lock="l", retries=0, profile=None, jobs=4, share=2, dry_run=False, only=[], tables_only=False
+        scale="quick", lock="cuda", retries=0, profile=None, jobs=4, share=2, dry_run=False, only=[], tables_only=False
     )
     words = reproduce.words(options)
     assert words[words.index("--resources") + 1] == "gpu=4" and reproduce.at_a_time(options) == 4
+    options.lock = "requirements.lock"  # an environment without CUDA has no use for them
+    assert "--resources" not in reproduce.words(options) and reproduce.at_a_time(options) == 4
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: X (UUID: GPU-a)'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    for visible, devices in (("0", ["GPU-a"]), ("-1", []), ("0,-1", ["GPU-a"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert slots.gpus() == devices
 
 
 # --- a campaign of its own ------------------------------------------------------------------------------------------
@@ -243,12 +277,19 @@ def test_killed_and_taken_up_again(make_place, wait_for, kill_all):
 
 @pytest.mark.slow
 def test_it_ends_in_time_and_goes_on(make_place):
-    """A tenth of a minute is enough for a start and not for the end: exit status 0, nothing failed, a state kept."""
+    """Half a minute is enough for a start and not for the end: exit status 0, nothing failed, a state kept. Again: it
+    goes on from there."""
     place = make_place(teachers={"perceptron": {**RECIPE, "epochs": 20_000}})
-    output = place.finish("--minutes", "0.5")
-    assert "minutes are over" in output and not list(place.campaign.rglob("*.failed.ipynb"))
-    (state,) = place.runs.glob("teacher-*/state.msgpack")
-    assert not (state.parent / "run.json").exists()
+    steps = []
+    for _ in range(2):
+        began = time.monotonic()
+        output = place.finish("--minutes", "0.5")
+        assert "minutes are over" in output and not list(place.campaign.rglob("*.failed.ipynb"))
+        assert time.monotonic() - began < 120
+        (state,) = place.runs.glob("teacher-*/state.msgpack")
+        assert not (state.parent / "run.json").exists()
+        steps.append(int(serialization.msgpack_restore(read_in_parts(state))["step"]))
+    assert steps[1] > steps[0] > 0
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from kdlib.experiments import contrasts
+from kdlib.experiments import questions
 from kdlib.ledger.chapters import chapters
 from kdlib.tools import provenance
 from kdlib.tools.files import write_whole
@@ -65,7 +65,7 @@ def reads_records(page: str) -> bool:
 def tables(page: str) -> set[str]:
     """Names of the tables that the page shows, as its calls of `kdlib.experiments` say them."""
     found = set(re.findall(r'\b(?:campaign|published|published_scales)\(\s*"(\w+)"', code(page)))
-    return found | (set(contrasts.TABLES) if "contrasts.of_scales(" in code(page) else set())
+    return found | (set(questions.TABLES) if "contrasts.of_scales(" in code(page) else set())
 
 
 def files_shown(page: str, campaign_folder: str | None) -> list[str]:
@@ -73,6 +73,8 @@ def files_shown(page: str, campaign_folder: str | None) -> list[str]:
     shown = [path for table in tables(page) for path in provenance.ROOT.glob(f"results/*/{table}.csv")]
     if "benchmarks" in code(page):
         shown += provenance.ROOT.glob("benchmarks/results/*.json")
+    if "read_answers" in code(page):
+        shown += provenance.ROOT.glob("results/*/teachers/*.npz")
     of_campaign = (
         [f"{campaign_folder}/{table}.csv" for table in tables(page) & set(CAMPAIGN_TABLES)] if campaign_folder else []
     )
@@ -86,8 +88,8 @@ def key(notebook: Path, lock: str, parameters: dict | None = None, starts: tuple
     found["code cells"] = provenance.source_hash(notebook)[:12]
     if provenance.ROOT / "kdlib" / "ledger" / "pages.py" in files:  # it writes the numbers and titles of all chapters
         found["chapters"] = _hash(repr(list(chapters().values())).encode())
-    if provenance.ROOT / "kdlib" / "experiments" / "contrasts.py" in files:
-        found["experiments"] = _hash(contrasts.PLAN.read_bytes())
+    if provenance.ROOT / "kdlib" / "experiments" / "questions.py" in files:
+        found["experiments"] = _hash(questions.PLAN.read_bytes())
     found["data"] = _data()
     found["lock"] = _hash((provenance.ROOT / lock).read_bytes())
     found["workflow/execute.py"] = provenance.source_hash(provenance.ROOT / "workflow" / "execute.py")[:12]

@@ -166,16 +166,24 @@ def _nodes(experiment: str, campaign: dict, places: dict[str, str], teachers: di
 
 
 def save_places(scale: str, entries: list[str]) -> dict[str, str]:
-    """Check `NAME=PATH` entries and keep them for the Snakefile, with what tells whether those data have changed."""
+    """Check `NAME=PATH` entries and keep them for the Snakefile, with what tells whether those data have changed.
+
+    What earlier calls have kept holds until it is said anew; `NAME=` forgets it.
+    """
     names = {task["data"] for fields in parts(scale).values() for task in fields["tasks"].values()}
-    places, states = {}, {}
+    given = {name: path for name, path in saved_places(scale)[0].items() if name in names}
     for entry in entries:
         name, equals, path = entry.partition("=")
         if not equals or name not in names:
             raise SystemExit(f"DATA must be NAME=PATH with NAME one of {', '.join(sorted(names))}, not {entry!r}")
+        given[name] = path
+    places, states = {}, {}
+    for name, path in given.items():
+        if not path:
+            continue
         where = Path(path).expanduser().resolve()
         if not where.exists():
-            raise SystemExit(f"DATA: there is nothing at {where}")
+            raise SystemExit(f"DATA: there is nothing at {where}; say where {name} is, or forget it by {name}=")
         files = [where] if where.is_file() else [file for file in where.rglob("*") if file.is_file()]
         latest = max((file.stat().st_mtime for file in files), default=0)
         places[name], states[name] = str(where), f"{len(files)} files, the newest of {latest}"

@@ -34,7 +34,7 @@ def words(options) -> list[str]:
         found += ["--workflow-profile", str(options.profile)]
     else:
         found += ["--cores", str(options.jobs)]
-        if devices := slots.gpus():
+        if "cuda" in options.lock and (devices := slots.gpus()):
             found += ["--resources", f"gpu={len(devices) * options.share}"]
     if options.dry_run:
         found.append("--dry-run")
@@ -67,19 +67,20 @@ def progress(scale: str, nodes, jobs: int) -> str:
     code = code_hash(plan.COMPUTED_BY["student"])
     place = ROOT / "_build" / scale / "campaign"
     done = {(node.kind, node.key) for node in nodes if (place / node.kind / f"{node.key}.csv").exists()}
-    rates, ended, hours = defaultdict(list), defaultdict(int), defaultdict(float)
+    rates, hours = defaultdict(list), defaultdict(float)
+    ended = []  # of today's code
     for row in finished_runs(scale):
         if row["images_per_second"] == row["images_per_second"]:
             rates[row["network"]].append(row["images_per_second"])
         hours[row["device"]] += row["seconds"] / 3600
-        ended[row["role"], row["data"], row["noise"], row["network"], row["seed"]] += row["code"] == code
+        ended += [row] if row["code"] == code else []
     total = sum(len(node.trainings) for node in nodes)
     count, left, unknown = 0, 0.0, False
     for node in nodes:
-        task = node.parameters["task"]
-        data = Path(task["data"]).name.split(".")[0]
-        whose = node.kind, data, task["noise"], node.parameters["network"], node.parameters["seed"]
-        here = len(node.trainings) if (node.kind, node.key) in done else min(ended[whose], len(node.trainings))
+        wanted = _columns(node)
+        own = [row for row in ended if all(row[name] == value for name, value in wanted.items())][: len(node.trainings)]
+        here = len(node.trainings) if (node.kind, node.key) in done else len(own)
+        ended = [row for row in ended if not any(row is one for one in own)]  # no training counts for two
         count += here
         for network, amount in node.trainings[here:]:
             known = rates.get(network)
@@ -94,11 +95,22 @@ def progress(scale: str, nodes, jobs: int) -> str:
     return line
 
 
+def _columns(node: plan.Node) -> dict:
+    """What the rows of a node's trainings have in common, as far as its parameters say."""
+    given, task = node.parameters, node.parameters["task"]
+    common = {"role": node.kind, "network": given["network"], "seed": given["seed"]}
+    common |= {"data": Path(task["data"]).name.split(".")[0]}
+    common |= {name: task[name] for name in ("noise", "train_examples")}
+    recipe = given.get("recipe", {})
+    return common | {name: recipe[name] for name in ("epochs", "batch_size", "learning_rate") if name in recipe}
+
+
 def at_a_time(options) -> int:
     """How many jobs run at a time."""
     if options.profile:
         return yaml.safe_load((options.profile / "config.yaml").read_text()).get("jobs", 1)
-    return max(1, min(options.jobs, len(slots.gpus()) * options.share or options.jobs))
+    on_gpus = len(slots.gpus()) * options.share if "cuda" in options.lock else 0
+    return max(1, min(options.jobs, on_gpus or options.jobs))
 
 
 def watch(options, nodes, stop: threading.Event):
@@ -122,7 +134,7 @@ def run(options) -> int:
         environment = {**MEMORY, **environment, "KDLIB_SHARE": str(options.share)}
     if options.minutes:
         environment["KDLIB_UNTIL"] = str(time.time() + 60 * options.minutes)
-    stop = threading.Event()
+    stop, began = threading.Event(), time.time()
     if not options.dry_run:
         threading.Thread(target=watch, args=(options, nodes, stop), daemon=True).start()
     status = driver.snakemake(words(options), environment)
@@ -131,7 +143,7 @@ def run(options) -> int:
         return status
     print(progress(options.scale, nodes, at_a_time(options)))
     build = ROOT / "_build" / options.scale
-    failures = sorted(build.rglob("*.failed.ipynb"))
+    failures = sorted(path for path in build.rglob("*.failed.ipynb") if path.stat().st_mtime >= began - 1)
     for path in failures:
         print(f"failed: {path.relative_to(ROOT)} (its log: {path.name.replace('.failed.ipynb', '.log')})")
     if status and options.minutes and not failures and time.time() > float(environment["KDLIB_UNTIL"]):
@@ -161,7 +173,8 @@ def so_far(options):
 def estimate(options):
     """What the scale's trainings and kernels cost: by the rates of published runs, by operations where there are none.
 
-    A training that several experiments share is counted once.
+    A teacher that several experiments share is counted once, a student that they share (it is trained once) for each:
+    the estimate is an upper one.
     """
     amounts, rates, kernels = defaultdict(float), defaultdict(list), defaultdict(int)
     for node in plan.nodes(options.scale):

@@ -47,6 +47,8 @@ def gpus() -> list[str]:
     if "CUDA_VISIBLE_DEVICES" not in os.environ:
         return here
     chosen = [name.strip() for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+    if "-1" in chosen:  # for CUDA the end of the list
+        chosen = chosen[: chosen.index("-1")]
     return [here[int(name)] if name.isdigit() and int(name) < len(here) else name for name in chosen]
 
 

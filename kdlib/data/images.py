@@ -168,7 +168,8 @@ def _choose_classes(raw, classes):
     chosen = []
     for wanted in classes:
         index = raw.classes.index(wanted) if wanted in raw.classes else wanted
-        if not isinstance(index, Integral) or isinstance(index, bool) or not 0 <= index < len(raw.classes):
+        whole = isinstance(index, Integral) and not isinstance(index, bool)
+        if not (whole and 0 <= int(index) < len(raw.classes)):
             raise ValueError(f"no class {wanted!r}: choose from {raw.classes}")
         chosen.append(int(index))
     if len(set(chosen)) != len(chosen) or not chosen:

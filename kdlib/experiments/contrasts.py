@@ -19,80 +19,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import yaml
-from jsonschema import Draft202012Validator
 from scipy.stats import t as student_t
 
+from kdlib.experiments.questions import CASE, TABLES, Contrast, experiments
 from kdlib.experiments.results import Rows, campaign, paired, published_scales
 from kdlib.tools.arrays import number
 from kdlib.tools.intervals import clopper_pearson, detectable, holm
-from kdlib.tools.provenance import ROOT
 
 if TYPE_CHECKING:
     from kdlib.ledger import Ledger
 
 Outcome = Literal["for", "against", "undecided", "vacuous"]
-PLAN = ROOT / "workflow" / "experiments.yaml"
-TABLES = ("runs", "along", "terms")
 _PRECISION: dict[str, str] = dict.fromkeys(("along", "terms"), "float32 (networks), float64 (kernels)")
 _SIZE = {"runs": "train_examples", "along": "points", "terms": "examples"}  # the column of n
 _ALONG = ("train_examples", "ridge")
 _RECIPE = ("epochs", "batch_size", "learning_rate", "optimiser", "augment", "precision")
-CASE = ("data", "noise", "teacher_network", "network")
 WITHOUT = ("baseline", "self")  # ways of supervision without the teacher of the others: of the labels, of a baseline
 TREATMENT = ("method", "temperature", "soft_ratio", "teacher_share", "pair", "half")
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A difference of two kinds of rows.
-
-    Attributes
-    ----------
-    experiment, name
-        the experiment's id, and what is compared, as a sentence that the effect answers.
-    metric, first, second
-        a column, and the values by which the rows of each kind are known: the effect is first less second.
-    sign
-        1 if an increase counts for the claim, -1 if a decrease does; 0 for a null experiment, where nothing should be
-        seen.
-    smallest
-        the effect that the design was made to see, in the metric's unit times `times`.
-    times
-        what the metric is multiplied by: 100 makes points of accuracies.
-    claims
-        numbers of the papers' claims that it bears on.
-    by
-        columns that tell cases apart; each case is a contrast of its own.
-    table, rows_of
-        where the rows are: "runs", "along" or "terms", and the experiment whose rows they are, if it is not this one.
-    where_named
-        asked only where the rows of `runs` name their experiment: elsewhere it would be another one's contrast again.
-    """
-
-    experiment: str
-    name: str
-    metric: str
-    first: dict[str, Any]
-    second: dict[str, Any]
-    sign: int
-    smallest: float
-    times: float = 100.0
-    claims: tuple[int, ...] = ()
-    by: tuple[str, ...] = CASE
-    table: str = "runs"
-    rows_of: str = ""
-    where_named: bool = False
-
-    @property
-    def unit(self) -> str:
-        """Of its differences."""
-        return "points" if self.times == 100 else "natural logarithms"
 
 
 @dataclass(frozen=True)
@@ -143,43 +89,7 @@ class Evidence:
     @property
     def called(self) -> str:
         """The case in words."""
-        about = dict(zip(self.contrast.by, self.case, strict=True))
-        words = about.get("network", "")
-        words += f" by {about['teacher_network']}" if "teacher_network" in about else ""
-        words += f", {about.get('classes') or about['data']}" + (
-            f" with {100 * about['noise']:.0f} % noise" if about.get("noise") else ""
-        )
-        given = {"temperature": "T", "soft_ratio": "soft ratio", "teacher_share": "teacher's share", "pair": "pair"}
-        return words + "".join(f", {short} = {about[column]:g}" for column, short in given.items() if column in about)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """An experiment of the campaign: its id, title, question and contrasts."""
-
-    id: str
-    title: str
-    question: str
-    contrasts: tuple[Contrast, ...]
-
-
-@lru_cache
-def experiments(path: Path | None = None) -> dict[str, Experiment]:
-    """`{id: Experiment}` of the plan (by default the repository's); ValueError with all that is wrong in it."""
-    path = PLAN if path is None else path
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    errors = sorted(Draft202012Validator(_SCHEMA).iter_errors(content), key=lambda error: list(map(str, error.path)))
-    if errors:
-        lines = [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in errors]
-        raise ValueError("\n".join([f"{path.name} is not a plan of experiments:", *lines]))
-    found = {}
-    for name, entry in content.items():
-        contrasts = [
-            Contrast(name, **{**fields, "claims": tuple(fields.get("claims", ())), "by": tuple(fields.get("by", CASE))})
-            for fields in entry["contrasts"]
-        ]
-        found[name] = Experiment(name, entry["title"], entry["question"], tuple(contrasts))
-    return found
+        return _called(self.contrast, self.case)
 
 
 def evaluate(
@@ -204,17 +114,9 @@ def evaluate(
     delta = number("delta", delta, least=1e-12, below=1)
     if len({contrast.experiment for contrast in contrasts}) > 1:
         raise ValueError("contrasts of several experiments: each is corrected by itself")
-    found, students = [], [row for row in rows if row.get("role") != "teacher"]
-    teachers = [row for row in rows if row.get("role") == "teacher"]
+    found, teachers = [], [row for row in rows if row.get("role") == "teacher"]
     for contrast in contrasts:
-        whose = contrast.rows_of or contrast.experiment
-        table = (others or {}).get(contrast.table, ()) if contrast.table != "runs" else students
-        if contrast.where_named and not all(row.get("experiment") for row in table):
-            continue
-        own = [row for row in table if row.get("experiment", whose).partition("-")[0] == whose]
-        if table is students:  # parts of an experiment may ask for the same training
-            named = lambda row: (row["run"], *(row.get(column) for column in TREATMENT)) if row.get("run") else id(row)
-            own = list({named(row): row for row in own}.values())
+        own = _own_rows(contrast, rows, others or {})
         for case, by_seed in paired(own, contrast.metric, contrast.first, contrast.second, contrast.by).items():
             if len(by_seed) > 1:
                 values = contrast.times * np.array(list(by_seed.values()))
@@ -253,6 +155,23 @@ def of_scales(scale: str, names: Sequence[str] = (), *, delta: float = 0.05) -> 
             if not names or experiment.id in names:
                 found[name, experiment.id] = evaluate(experiment.contrasts, tables["runs"], tables, delta=delta)
     return {key: evidence for key, evidence in found.items() if evidence}
+
+
+def incomplete(scale: str, *, seeds: int = 3) -> list[str]:
+    """What has fewer seeds than these at a scale, in words: a case of some contrasts, or a contrast in every case."""
+    tables = {table: campaign(table, scale) for table in TABLES}
+    found: list[str] = []
+    for contrast in (one for experiment in experiments().values() for one in experiment.contrasts):
+        own = _own_rows(contrast, tables["runs"], tables)
+        pairs = paired(own, contrast.metric, contrast.first, contrast.second, contrast.by)
+        for case, by_seed in pairs.items():
+            if len(by_seed) < seeds:
+                about = dict(zip(contrast.by, case, strict=True))
+                kernel = f", {about['points']:.0f} images, ridge {about['ridge']:g}" if "ridge" in about else ""
+                words = f"{contrast.experiment}, {_called(contrast, case)}{kernel}"
+                found.append(f"{words} ({len(by_seed)} of {seeds} seeds)")
+        found += [] if pairs else [f"{contrast.experiment}, {contrast.name}"]
+    return list(dict.fromkeys(found))
 
 
 def record(ledger: Ledger, evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> None:
@@ -302,6 +221,32 @@ def false_alarms(evidence: Sequence[Evidence], *, delta: float = 0.05) -> tuple[
     alarms = sum(one.p < delta for one in nulls)
     low, high = clopper_pearson(alarms, len(nulls), delta)
     return alarms, len(nulls), (float(low), float(high))
+
+
+def _own_rows(contrast: Contrast, rows: Rows, others: Mapping[str, Rows]) -> list[Mapping[str, Any]]:
+    """The rows that a contrast is about; of `runs` without teachers, and each training once."""
+    whose = contrast.rows_of or contrast.experiment
+    in_runs = contrast.table == "runs"
+    table = [row for row in rows if row.get("role") != "teacher"] if in_runs else others.get(contrast.table, ())
+    if contrast.where_named and not all(row.get("experiment") for row in table):
+        return []
+    own = [row for row in table if row.get("experiment", whose).partition("-")[0] == whose]
+    if in_runs:  # parts of an experiment may ask for the same training
+        named = lambda row: (row["run"], *(row.get(column) for column in TREATMENT)) if row.get("run") else id(row)
+        own = list({named(row): row for row in own}.values())
+    return own
+
+
+def _called(contrast: Contrast, case: tuple) -> str:
+    """A case in words."""
+    about = dict(zip(contrast.by, case, strict=True))
+    words = about.get("network", "")
+    words += f" by {about['teacher_network']}" if "teacher_network" in about else ""
+    words += f", {about.get('classes') or about['data']}" + (
+        f" with {100 * about['noise']:.0f} % noise" if about.get("noise") else ""
+    )
+    given = {"temperature": "T", "soft_ratio": "soft ratio", "teacher_share": "teacher's share", "pair": "pair"}
+    return words + "".join(f", {short} = {about[column]:g}" for column, short in given.items() if column in about)
 
 
 def _of_one_teacher(contrast: Contrast) -> bool:
@@ -422,44 +367,3 @@ def _outcome(evidence: Evidence, adjusted: float, delta: float) -> Outcome:
     if adjusted >= delta or evidence.contrast.sign == 0:
         return "undecided"
     return "for" if np.sign(evidence.mean) == evidence.contrast.sign else "against"
-
-
-_SCHEMA = {
-    "type": "object",
-    "minProperties": 1,
-    "patternProperties": {
-        "^X[0-9]+$": {
-            "type": "object",
-            "additionalProperties": False,
-            "required": ["title", "question", "contrasts"],
-            "properties": {
-                "title": {"type": "string"},
-                "question": {"type": "string"},
-                "contrasts": {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": {
-                        "type": "object",
-                        "additionalProperties": False,
-                        "required": ["name", "metric", "first", "second", "sign", "smallest"],
-                        "properties": {
-                            "name": {"type": "string"},
-                            "metric": {"type": "string"},
-                            "first": {"type": "object"},
-                            "second": {"type": "object"},
-                            "sign": {"enum": [-1, 0, 1]},
-                            "smallest": {"type": "number", "exclusiveMinimum": 0},
-                            "times": {"type": "number", "exclusiveMinimum": 0},
-                            "claims": {"type": "array", "items": {"type": "integer"}},
-                            "by": {"type": "array", "items": {"type": "string"}},
-                            "table": {"enum": list(TABLES)},
-                            "rows_of": {"type": "string"},
-                            "where_named": {"type": "boolean"},
-                        },
-                    },
-                },
-            },
-        }
-    },
-    "additionalProperties": False,
-}

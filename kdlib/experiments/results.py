@@ -54,9 +54,13 @@ def texts(name: str, scale: str) -> list[dict[str, str]]:
     return rows + [row for row in published(name, scale) if row.get("experiment") not in here]
 
 
-def other_code(rows: Rows) -> list[str]:
-    """The hashes of code, other than today's, that a campaign's rows were made with; empty if they are up to date."""
-    return sorted({row["code"] for row in rows} - {code_hash(RUNS)})
+def other_code(tables: Mapping[str, Rows], start: str = RUNS) -> str:
+    """Which of these tables have rows of other code than today's, `"core by 0123456789ab"`; "none" if none has.
+
+    `start` is the module whose code the rows depend on, `"kdlib"` for all of it.
+    """
+    of = lambda rows: sorted({row.get("code") or row["kdlib"] for row in rows} - {code_hash(start)})
+    return "; ".join(f"{name} by {', '.join(of(rows))}" for name, rows in tables.items() if of(rows)) or "none"
 
 
 def by_variant(rows: Rows, metric: str) -> dict[tuple, dict[tuple, dict[float, float]]]:
