@@ -8,9 +8,10 @@ or two bounds that are both at one.
 
 Three seeds alone would decide next to nothing: their spread is known to a factor of two. Seeds are therefore blocks and
 students of one teacher treatments; what is left of the rows of `runs` without the means of both is the error of the
-contrasts between them. All students of one checkpoint share its chance. So two of one checkpoint are judged by this
-checkpoint's students; two of different ones by students of the same temperature and soft ratio, one for each
-checkpoint. Their spread is assumed to be the same; X0 counts how often that is wrong for students of a final teacher.
+contrasts between them. Students of one checkpoint inherit its chance errors, whatever their temperature. So a contrast
+is judged by those students that have all in common with the two that the two have in common: checkpoint, temperature,
+soft ratio. Their spread is assumed to be the same, which X0 cannot test (all its students are of one kind) and which is
+not so in X2 and X5. So a contrast is decided only if its own differences, by their own spread, are clear of zero, too.
 Students of the labels, of themselves, or of another teacher, do not share the teacher's chance: contrasts with them
 have the spread of their own differences, and of few seeds decide little.
 """
@@ -53,8 +54,9 @@ class Evidence:
         degrees of freedom of their spread.
     interval
         of their mean, Student's t, not corrected.
-    p, adjusted
-        two-sided, of a mean of zero; by itself, and corrected with the experiment's other contrasts (Holm).
+    p, adjusted, own_p
+        two-sided, of a mean of zero; by itself, and corrected with the experiment's other contrasts (Holm); and by the
+        spread of these differences alone, not corrected.
     detectable
         the effect that a design with these seeds and this spread sees four times in five, at the first step of the
         correction: with a level shared by all contrasts of the experiment.
@@ -81,6 +83,7 @@ class Evidence:
     seeds: tuple[int, ...] = ()
     examples: str = ""
     about: str = ""
+    own_p: float = float("nan")
 
     @property
     def mean(self) -> float:
@@ -125,7 +128,10 @@ def evaluate(
                 about = {"precision": _precision(contrast, case, own, teachers), "seeds": tuple(map(int, by_seed))}
                 told = {name: _told(contrast, case, own, name) for name in (_SIZE[contrast.table], *_ALONG)}
                 if values.any():
-                    notes = [f"Planned to see {contrast.smallest:g} {contrast.unit}.", _besides(contrast, case, own)]
+                    notes = [f"Planned to see {contrast.smallest:g} {contrast.unit}."]
+                    if blocks is not None:
+                        notes.append(f"By these differences alone, p = {one.own_p:.2g}.")
+                    notes.append(_besides(contrast, case, own))
                 else:
                     notes = [_why_vacuous(contrast, case, own)]
                 if contrast.table == "along":
@@ -195,7 +201,8 @@ def forest_groups(evidence: Mapping[tuple[str, str], Sequence[Evidence]]) -> dic
             if one.contrast.sign:
                 title = f"{experiment} ({scale}): {experiments()[experiment].title}"
                 title += f", in {one.contrast.unit}" * (len(units) > 1)
-                entry = f"{one.contrast.name}\n{one.called}", one.differences, one.interval, one.outcome
+                interval = (one.mean, one.mean) if one.outcome == "vacuous" else one.interval
+                entry = f"{one.contrast.name}\n{one.called}", one.differences, interval, one.outcome
                 groups.setdefault(title, []).append(entry)
     return groups
 
@@ -309,16 +316,15 @@ def _checkpoint(row: Mapping[str, Any]) -> Any:
 
 def _blocks(contrast: Contrast, case: tuple, rows: Rows, seeds: Sequence[float]) -> np.ndarray:
     """`(variants, seeds)` of the metric, in the contrast's unit: the two that are compared, and the other students of
-    the same teacher that these seeds have and that share with both what both have in common: their checkpoint, or else
-    their temperature and soft ratio. A training that has two names (a checkpoint of least loss that is the end) is
-    there once.
+    the same teacher that these seeds have and that share with both what both have in common of checkpoint, temperature
+    and soft ratio. A training that has two names (a checkpoint of least loss that is the end) is there once.
     """
     about = dict(zip(contrast.by, case, strict=True))
     kinds = _kinds(contrast, case, rows)
     first, second = (kind[0] for kind in kinds)
-    of_one_checkpoint = len({_checkpoint(row) for kind in kinds for row in kind}) == 1
-    common = [name for name in ("temperature", "soft_ratio") if first.get(name) == second.get(name)]
-    alike = lambda row: [_checkpoint(row)] if of_one_checkpoint else [row.get(name) for name in common]
+    of = (_checkpoint, lambda row: row.get("temperature"), lambda row: row.get("soft_ratio"))
+    common = [one for one in of if one(first) == one(second)]
+    alike = lambda row: [one(row) for one in common]
     found: dict[tuple, dict[float, Mapping[str, Any]]] = {}
     for row in rows:
         if row["method"] in WITHOUT or row.get(contrast.metric) is None or alike(row) != alike(first):
@@ -341,18 +347,23 @@ def _evidence(
 ) -> Evidence:
     mean, seeds = differences.mean(), len(differences)
     freedom, variance = seeds - 1, differences.var(ddof=1)
+    own_p = _p_value(mean, np.sqrt(variance / seeds), seeds, freedom)
     if blocks is not None and len(blocks) > 1:  # twice the residual variance: of a difference
         left = blocks - blocks.mean(axis=0) - blocks.mean(axis=1, keepdims=True) + blocks.mean()
         freedom = (len(blocks) - 1) * (seeds - 1)
         variance = 2 * (left**2).sum() / freedom
     error = np.sqrt(variance / seeds)
-    if error > 1e-12 * abs(mean):
-        p = float(2 * student_t.sf(abs(mean) / error, freedom))
-    else:  # every seed the same, to rounding: a sign test
-        p = 0.5 ** (seeds - 1) if differences.any() else 1.0
+    p = _p_value(mean, error, seeds, freedom)
     quantile = student_t.ppf(1 - delta / 2, freedom)
     interval = float(mean - quantile * error), float(mean + quantile * error)
-    return Evidence(contrast, case, differences, freedom, interval, p, p, float("nan"), "undecided")
+    return Evidence(contrast, case, differences, freedom, interval, p, p, float("nan"), "undecided", own_p=own_p)
+
+
+def _p_value(mean: float, error: float, seeds: int, freedom: int) -> float:
+    """Two-sided; of seeds that are all the same, to rounding, that of a sign test."""
+    if error > 1e-12 * abs(mean):
+        return float(2 * student_t.sf(abs(mean) / error, freedom))
+    return 0.5 ** (seeds - 1) if mean else 1.0
 
 
 def _detectable(evidence: Evidence, delta: float, level: float) -> float:
@@ -364,6 +375,6 @@ def _detectable(evidence: Evidence, delta: float, level: float) -> float:
 def _outcome(evidence: Evidence, adjusted: float, delta: float) -> Outcome:
     if not evidence.differences.any():
         return "vacuous"
-    if adjusted >= delta or evidence.contrast.sign == 0:
+    if max(adjusted, evidence.own_p) >= delta or evidence.contrast.sign == 0:
         return "undecided"
     return "for" if np.sign(evidence.mean) == evidence.contrast.sign else "against"
