@@ -238,7 +238,7 @@ def of_checkpoints(draw):
 
 
 def test_students_of_one_checkpoint_share_its_chance(monkeypatch):
-    """1,000 designs with nothing to see: between checkpoints and within one, 5 % false alarms within 2 points. (With all
+    """1,000 designs with nothing to see: between checkpoints and within one, 5 % false alarms within 2 points. (All
     students in one block: 10 % and none.)"""
     monkeypatch.setattr(contrasts, "detectable", lambda *_: 0.0)
     draw, student = np.random.default_rng(6), {"temperature": 1.0, "soft_ratio": 1.0, "teacher_share": 1.0}
