@@ -263,6 +263,8 @@ def test_what_others_spread_decides_its_own_must_not_deny():
             given.append({**CASE, "method": name, "seed": k, "run": f"{name}-{name}{k}", "accuracy": change / 100})
     (found,) = contrasts.evaluate([contrast()], given)
     assert found.p < 0.05 < found.own_p and found.outcome == "undecided" and "alone, p = 0.2" in found.about
+    own = contrasts.evaluate([contrast()], [row for row in given if row["method"] in ("old", "new")])[0].detectable
+    assert found.detectable == pytest.approx(own)  # and the effect that it could have seen is no smaller for the block
 
 
 def test_equal_effects_are_a_sign_test():

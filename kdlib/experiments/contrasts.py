@@ -59,7 +59,7 @@ class Evidence:
         spread of these differences alone, not corrected.
     detectable
         the effect that a design with these seeds and this spread sees four times in five, at the first step of the
-        correction: with a level shared by all contrasts of the experiment.
+        correction: with a level shared by all contrasts of the experiment; at least what its own spread lets it see.
     precision
         in which the students were trained, and in brackets their teachers if in another one, where the table says so.
     seeds, examples
@@ -367,9 +367,12 @@ def _p_value(mean: float, error: float, seeds: int, freedom: int) -> float:
 
 
 def _detectable(evidence: Evidence, delta: float, level: float) -> float:
-    """What is seen four times in five by a test at `level`; `delta` is that of the interval."""
+    """What is seen four times in five by a test at `level`; `delta` is that of the interval. And, since both must be
+    clear of zero, by that of the differences' own spread at `delta`: the larger of the two."""
     error = (evidence.interval[1] - evidence.mean) / student_t.ppf(1 - delta / 2, evidence.freedom)
-    return detectable(float(error), evidence.freedom, level)
+    seeds = len(evidence.differences)
+    own = float(evidence.differences.std(ddof=1) / np.sqrt(seeds))
+    return max(detectable(float(error), evidence.freedom, level), detectable(own, seeds - 1, delta))
 
 
 def _outcome(evidence: Evidence, adjusted: float, delta: float) -> Outcome:
